@@ -1,0 +1,126 @@
+"""The `gptmill` program: arguments and exit codes. Each command's work is in a file of its own, imported when asked."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+EXAMPLES = """examples:
+  gptmill run quickstart                          the whole pipeline; again: seconds, everything reused
+  gptmill run quickstart --set pretrain.steps=800 one knob changed: only what follows from it runs
+  gptmill run quickstart --only benchmark-qa      one stage alone
+  gptmill plan laptop                             what would run, why, and how long it took last time
+  gptmill ask "What is the type of axis?" --context "axis : int, default 0"
+  gptmill up                                      MLflow and Prefect UIs on this machine
+
+exit codes: 0 done; 1 a stage failed, the same command resumes; 2 refused before any work;
+            130, 143 interrupted, checkpoint saved
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command with its options."""
+    top = argparse.ArgumentParser(
+        prog="gptmill",
+        description="From a dataset's name to a benchmarked, registered GPT.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, module: str, summary: str, example: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(module=module)
+        return sub
+
+    def preset(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("preset", metavar="PRESET", help="a name in configs/, or the path of a YAML file")
+        sub.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            dest="overrides",
+            metavar="A.B=C",
+            help="override one field; may be given again",
+        )
+        sub.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+
+    run = command("run", "run", "run a preset's stages", "gptmill run quickstart --from finetune-qa")
+    preset(run)
+    run.add_argument("--only", metavar="STAGE", help="this stage alone; what it reads must be fresh")
+    run.add_argument("--from", dest="first", metavar="STAGE", help="this stage and the later ones")
+    run.add_argument("--until", dest="last", metavar="STAGE", help="up to and with this stage")
+    run.add_argument("--force", action="append", default=[], metavar="STAGE", help="run it even if it is fresh")
+
+    plan = command("plan", "plan", "show every stage's state and why", "gptmill plan quickstart --json")
+    preset(plan)
+    plan.add_argument("--refresh", action="store_true", help="look at the sources anew")
+
+    runs = command("runs", "tracked_runs", "list past runs", "gptmill runs quickstart")
+    runs.add_argument("preset", nargs="?", metavar="PRESET", help="only this preset's")
+    runs.add_argument("--limit", type=int, default=20, metavar="N", help="how many (20)")
+    runs.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+
+    compare = command("compare", "tracked_runs", "what differs between two runs", "gptmill compare 3f9a1c2e latest")
+    compare.add_argument("runs", nargs=2, metavar="RUN", help="a run id, its first 8 characters, or latest")
+    compare.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+
+    model_help = "a directory, models:/NAME@ALIAS, or RUN/STAGE"
+    generate = command("generate", "use_model", "continue a text", 'gptmill generate latest/pretrain "Return the"')
+    generate.add_argument("model", metavar="MODEL", help=model_help)
+    generate.add_argument("text", metavar="TEXT", help="the beginning; - reads standard input")
+    generate.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens to add at most (64)")
+    generate.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0, the default, is greedy")
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="for temperatures above 0")
+
+    summarize = command("summarize", "use_model", "summarize a text", "gptmill summarize - < docstring.txt")
+    summarize.add_argument("text", metavar="TEXT", help="the text; - reads standard input")
+    ask = command(
+        "ask",
+        "use_model",
+        "answer a question from a text",
+        'gptmill ask "What is the type of axis?" --context "axis : int, default 0"',
+    )
+    ask.add_argument("question", metavar="QUESTION", help="the question")
+    ask.add_argument(
+        "--context", required=True, metavar="TEXT", help="the text that answers it; - reads standard input"
+    )
+    for sub, skill in ((summarize, "summarization"), (ask, "qa")):
+        sub.add_argument("--model", default=f"models:/quickstart-{skill}@champion", metavar="MODEL", help=model_help)
+
+    up = command("up", "servers", "start MLflow and Prefect UIs on loopback", "gptmill up")
+    up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="MLflow's port (5000)")
+    up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="Prefect's port (4200)")
+    command("down", "servers", "stop what `up` started", "gptmill down")
+
+    verify = command("verify", "verify", "read every stored byte again and compare digests", "gptmill verify")
+    verify.add_argument("stage", nargs="?", metavar="STAGE", help="only this stage's outputs")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code of DESIGN section 4."""
+    options = parser().parse_args(arguments)
+    command = importlib.import_module(f"flows.commands.{options.module}")
+    try:
+        code: int = command.main(options)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

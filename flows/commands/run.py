@@ -1,0 +1,214 @@
+"""`gptmill run`: past Prefect when everything is fresh, through the deployed flows otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flows.commands.failures import FAILED, one_line, refuse
+from flows.ephemeral_server import prefect_server
+from flows.prefect_settings import prepare_prefect
+from gptcore.adapters.mlflow_lookup import Presence, run_presence
+from gptcore.config import Preset
+from gptcore.plan import StagePlan, make_plan, resolve_sources, select
+from gptcore.presets import ConfigError, load_preset
+from gptcore.stages import stages
+from gptcore.store import TRACKING, Manifest, Store, read_json
+from gptcore.work import Interrupted
+from tasks.home import home, tracking_uri
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the selected stages."""
+    started = time.monotonic()
+    at = home()
+    try:
+        preset = load_preset(options.preset, options.overrides)
+        selected = select(preset, options.only, options.first, options.last)
+        select_forced(preset, options.force)
+        sources = resolve_sources(preset, at)
+    except (ConfigError, ValueError, OSError) as problem:
+        return refuse(problem)
+    store = Store(at / "store")
+    plan = make_plan(preset, store, sources)
+    blocked = not_fresh_before(preset, plan, selected)
+    if blocked:
+        return refuse(
+            f"{selected[0]} reads {blocked}, which is {plan[blocked].status} ({plan[blocked].reason}); "
+            f"make it fresh with: gptmill run {shlex.quote(options.preset)}{_sets(options)} --until {blocked}"
+        )
+    finished = {name: manifest for name in selected if (manifest := plan[name].manifest) and name not in options.force}
+    if len(finished) == len(selected) and all(recorded(store, m, tracking_uri(at)) for m in finished.values()):
+        summary = reused_summary(preset, finished, store)
+        _conclude(summary, started, options)
+        return 0
+    return _through_prefect(options, started)
+
+
+def select_forced(preset: Preset, force: list[str]) -> None:
+    """Refuse --force with a name that is no stage."""
+    for name in force:
+        select(preset, name, None, None)
+
+
+def not_fresh_before(preset: Preset, plan: dict[str, StagePlan], selected: list[str]) -> str | None:
+    """The last stage outside the selection that a selected one reads and that is not fresh."""
+    graph = stages(preset)
+    missing = [n for s in selected for n in graph[s].inputs if n not in selected and plan[n].manifest is None]
+    return max(missing, key=list(graph).index) if missing else None
+
+
+def recorded(store: Store, manifest: Manifest, uri: str) -> bool:
+    """Whether the current tracker has everything about a finished stage, as far as can be told without importing it."""
+    tracking = read_json(store.directory(manifest.stage, manifest.key) / TRACKING)
+    if not tracking or not tracking["complete"] or tracking["uri"] != uri:
+        return False
+    return run_presence(uri, [tracking["run_id"]])[tracking["run_id"]] is not Presence.ABSENT
+
+
+def reused_summary(preset: Preset, finished: dict[str, Manifest], store: Store) -> dict[str, Any]:
+    """The answer of a run that had nothing to do; it points to the MLflow run that holds the results."""
+    rows = {}
+    for name, manifest in finished.items():
+        directory = store.directory(name, manifest.key)
+        tracking = read_json(directory / TRACKING) or {}
+        rows[name] = {
+            "status": "reused",
+            "key": manifest.key,
+            "digest": manifest.output_digest,
+            "seconds": 0.0,
+            "metrics": manifest.metrics,
+            "path": str(directory),
+            "mlflow_run_id": tracking.get("run_id"),
+        }
+        parent = tracking.get("parent_run_id")
+    return {"preset": preset.name, "run_id": parent, "stages": rows}
+
+
+def _through_prefect(options: argparse.Namespace, started: float) -> int:
+    """The pipeline flow, on the user's Prefect server, that of `gptmill up`, or an ephemeral one."""
+    from flows.display import display_for
+
+    prepare_prefect(home())
+    display = display_for(sys.stderr if options.json else sys.stdout)
+    try:
+        with prefect_server(home()) as server:
+            from flows.pipeline import pipeline
+            from tasks.session import shown_on
+
+            display.say("importing torch and MLflow while Prefect starts")
+            warm_up()
+            if server:
+                server.wait()
+            with shown_on(display), delivered_logs():
+                summary = pipeline(
+                    preset=options.preset,
+                    overrides=options.overrides,
+                    only=options.only,
+                    first=options.first,
+                    last=options.last,
+                    force=options.force,
+                )
+    except (Interrupted, KeyboardInterrupt) as stop:
+        display.close()
+        signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
+        _tell(f"interrupted; everything finished so far is kept. Resume with:\n  {_command(options)}")
+        return 128 + signum
+    except Exception as problem:
+        display.close()
+        _tell(f"{one_line(problem)}\nfix the cause, then resume with:\n  {_command(options)}")
+        return FAILED
+    display.close()
+    _conclude(summary, started, options)
+    return 0
+
+
+def warm_up() -> None:
+    """Import what most stages need, while another process boots the server."""
+    for module in ("torch", "gptcore.adapters.mlflow_runs"):
+        importlib.import_module(module)
+
+
+@contextmanager
+def delivered_logs() -> Iterator[None]:
+    """Send Prefect's queued logs and events before its server goes away."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    try:
+        yield
+    finally:
+        APILogWorker.drain_all(timeout=10)
+        EventsWorker.instance().drain()
+
+
+def _tell(line: str) -> None:
+    print(f"gptmill: {line}", file=sys.stderr)
+
+
+def _sets(options: argparse.Namespace) -> str:
+    return "".join(f" --set {shlex.quote(o)}" for o in options.overrides)
+
+
+def _command(options: argparse.Namespace) -> str:
+    parts = ["gptmill run", shlex.quote(options.preset)]
+    for flag, value in (("--only", options.only), ("--from", options.first), ("--until", options.last)):
+        if value:
+            parts.append(f"{flag} {value}")
+    return " ".join(parts) + _sets(options)
+
+
+def _conclude(summary: dict[str, Any], started: float, options: argparse.Namespace) -> None:
+    summary = {
+        "preset": summary["preset"],
+        "run_id": summary["run_id"],
+        "seconds": round(time.monotonic() - started, 2),
+        "stages": summary["stages"],
+    }
+    to = sys.stderr if options.json else sys.stdout
+    print(closing_words(summary), file=to)
+    if options.json:
+        print(json.dumps(summary))
+
+
+def closing_words(summary: dict[str, Any]) -> str:
+    """What happened, the headline numbers, and where to look."""
+    rows = summary["stages"]
+    reused = sum(row["status"] == "reused" for row in rows.values())
+    lines = [f"{len(rows)} stages, {reused} reused, {summary['seconds']:.1f} s"]
+    metrics = {k: v for row in rows.values() for k, v in row["metrics"].items()}
+    for name in HEADLINES:
+        if name in metrics:
+            error = metrics.get(f"{name}_stderr")
+            beside = [
+                f"{what} {metrics[f'{name}_{what}']:.3f}"
+                for what in ("base", "baseline")
+                if f"{name}_{what}" in metrics
+            ]
+            lines.append(
+                f"  {name:<28} {metrics[name]:.3f}"
+                + (f" ± {error:.3f}" if error is not None else "")
+                + (f"   ({', '.join(beside)})" if beside else "")
+            )
+    if "report" in rows:
+        lines.append(f"report   {rows['report']['path']}/report.html")
+    lines.append(f"MLflow   run {summary['run_id']}; see it with: gptmill up")
+    return "\n".join(lines)
+
+
+HEADLINES = (
+    "pretrain/val_bits_per_byte",
+    "heldout/bits_per_byte",
+    "qa/exact_match",
+    "qa/f1",
+    "summarization/rouge1",
+    "summarization/rougeL",
+)

@@ -1,0 +1,33 @@
+"""Prefect's surroundings, set before it is imported; whatever the user has set stays."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+
+def running_servers(home: Path) -> dict[str, str]:
+    """Addresses that `gptmill up` recorded for processes still alive: {"prefect": url, "mlflow": url}."""
+    try:
+        recorded = json.loads((home / "servers.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {name: entry["url"] for name, entry in recorded.items() if Path(f"/proc/{entry['pid']}").exists()}
+
+
+def prepare_prefect(home: Path) -> None:
+    """Prefect's API: the user's own, else that of `gptmill up`, else the ephemeral one with its data in the home."""
+    up = running_servers(home).get("prefect")
+    if up and "PREFECT_API_URL" not in os.environ:
+        os.environ["PREFECT_API_URL"] = f"{up}/api"
+    for name, value in {
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",
+        "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    }.items():
+        os.environ.setdefault(name, value)

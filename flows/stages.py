@@ -1,0 +1,73 @@
+"""One flow a stage: what a deployment runs alone, and what the pipeline chains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+import tasks.benchmark
+import tasks.corpus
+import tasks.finetune
+import tasks.pretrain
+import tasks.publish
+import tasks.report
+import tasks.tokenizer
+import tasks.tokens
+from tasks.session import opened
+
+
+@flow(name="corpus")
+def corpus(preset: str = "quickstart", overrides: list[str] | None = None) -> dict[str, Any]:
+    """Sources to cleaned, deduplicated, split documents."""
+    with opened(preset, overrides or ()) as session:
+        return tasks.corpus.corpus(session).row()
+
+
+@flow(name="tokenizer")
+def tokenizer(preset: str = "quickstart", overrides: list[str] | None = None) -> dict[str, Any]:
+    """Byte-level BPE from the train split."""
+    with opened(preset, overrides or ()) as session:
+        return tasks.tokenizer.tokenizer(session).row()
+
+
+@flow(name="tokens")
+def tokens(preset: str = "quickstart", overrides: list[str] | None = None) -> dict[str, Any]:
+    """Documents to memory-mapped token shards."""
+    with opened(preset, overrides or ()) as session:
+        return tasks.tokens.tokens(session).row()
+
+
+@flow(name="pretrain")
+def pretrain(preset: str = "quickstart", overrides: list[str] | None = None) -> dict[str, Any]:
+    """Token shards to the base model."""
+    with opened(preset, overrides or ()) as session:
+        return tasks.pretrain.pretrain(session).row()
+
+
+@flow(name="finetune", flow_run_name="finetune-{skill}")
+def finetune(skill: str, preset: str = "quickstart", overrides: list[str] | None = None) -> dict[str, Any]:
+    """The base model tuned for one skill."""
+    with opened(preset, overrides or ()) as session:
+        return tasks.finetune.finetune(session, skill).row()
+
+
+@flow(name="benchmark", flow_run_name="benchmark-{model}")
+def benchmark(model: str, preset: str = "quickstart", overrides: list[str] | None = None) -> dict[str, Any]:
+    """One model's lm-eval results."""
+    with opened(preset, overrides or ()) as session:
+        return tasks.benchmark.benchmark(session, model).row()
+
+
+@flow(name="publish")
+def publish(preset: str = "quickstart", overrides: list[str] | None = None) -> dict[str, Any]:
+    """Tuned models to registered MLflow model versions; champion moves only through the gate."""
+    with opened(preset, overrides or ()) as session:
+        return tasks.publish.publish(session).row()
+
+
+@flow(name="report")
+def report(preset: str = "quickstart", overrides: list[str] | None = None) -> dict[str, Any]:
+    """One self-contained HTML page about everything above."""
+    with opened(preset, overrides or ()) as session:
+        return tasks.report.report(session).row()

@@ -1,0 +1,1 @@
+"""Everything of gptmill that is not orchestration."""

@@ -1,0 +1,341 @@
+"""The schema of a preset: every knob, explained once under its field.
+
+Everything except `runtime` is identity config: it defines the result and enters stage keys. `runtime` is
+execution config: where and how fast the same result is computed; it never enters a key.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|padding|>",
+    "<|context|>",
+    "<|question|>",
+    "<|summarize|>",
+    "<|answer|>",
+    "<|reserved0|>",
+    "<|reserved1|>",
+)
+"""In id order; they follow the 256 bytes and the merges, so adding merges never moves a byte's id."""
+
+CONTEXT_LIMITS = {"gpt2": 1024}
+"""Longest context of each family, tokens (GPT-2: Radford et al. 2019, section 2.3)."""
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Strings = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Part(BaseModel):
+    """A section of a preset: frozen, no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PythonDocs(Part):
+    """Docstrings of installed Python packages, read with `ast`; nothing is imported or executed."""
+
+    kind: Literal["python_docs"] = "python_docs"
+    """Which source this is."""
+    stdlib: bool = True
+    """Whether the standard library is read too."""
+    packages: Strings = ()
+    """Distribution names (as in `pip list`), each of which must be installed."""
+
+
+class HubDataset(Part):
+    """A dataset of the Hugging Face hub, streamed."""
+
+    kind: Literal["hub"]
+    """Which source this is."""
+    dataset: str
+    """Hub id, such as `roneneldan/TinyStories`."""
+    config: str | None = None
+    """The dataset's configuration name, such as `sample-10BT`."""
+    split: str = "train"
+    """The dataset's split."""
+    revision: str = "main"
+    """Branch, tag or commit; resolved to a commit, which enters the key."""
+    text_field: str = "text"
+    """The column that holds the text."""
+    max_documents: Positive | None = None
+    """Stop after this many documents."""
+
+
+class Files(Part):
+    """Local files: txt, jsonl, parquet, each also as .gz or .zst."""
+
+    kind: Literal["files"]
+    """Which source this is."""
+    paths: Strings
+    """Paths or globs. A txt file is one document; jsonl and parquet have one a row."""
+    text_field: str = "text"
+    """The column or key that holds the text."""
+
+
+class Url(Part):
+    """One file behind http or https: same formats as `files`."""
+
+    kind: Literal["url"]
+    """Which source this is."""
+    url: str = Field(pattern=r"^https?://")
+    """The address."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Expected digest of the downloaded bytes; without it the server's ETag is the version."""
+    text_field: str = "text"
+    """The column or key that holds the text."""
+    timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds without a byte before a try is given up."""
+    attempts: Positive = 5
+    """Tries, with exponential back-off between them."""
+
+
+Source = Annotated[PythonDocs | HubDataset | Files | Url, Field(discriminator="kind")]
+
+
+class Corpus(Part):
+    """What text, cleaned and split how."""
+
+    sources: Annotated[tuple[Source, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (PythonDocs(),)
+    """Where the documents come from, in order."""
+    held_out: Strings = ()
+    """Distributions whose every document belongs to the test split (python_docs)."""
+    validation_share: Share = 0.02
+    """Share of groups (modules, or documents where there are none) in the validation split."""
+    test_share: Share = 0.0
+    """Share of groups in the test split, besides `held_out`."""
+    min_chars: NotNegative = 40
+    """Shorter documents are dropped, characters."""
+    max_chars: Positive = 100_000
+    """Longer documents are cut here, characters."""
+    shard_bytes: Positive = 64_000_000
+    """Size at which a new corpus file begins, bytes."""
+
+
+class Tokenizer(Part):
+    """Byte-level BPE."""
+
+    vocab_size: Positive = 4096
+    """Tokens in all: 256 bytes, merges, special tokens."""
+    train_bytes: Positive = 50_000_000
+    """Text that BPE training sees, bytes: the train split, or an even sample of it. Bounds memory."""
+
+
+class Tokens(Part):
+    """Token shards."""
+
+    shard_tokens: Positive = 50_000_000
+    """Tokens in one shard file."""
+
+
+class Model(Part):
+    """The shape of the network."""
+
+    family: Literal["gpt2"] = "gpt2"
+    """The architecture. gpt2: pre-norm, learned positions, tied head (Radford et al. 2019)."""
+    n_layer: Positive = 4
+    """Blocks."""
+    n_head: Positive = 4
+    """Attention heads; divides n_embd."""
+    n_embd: Positive = 128
+    """Width of the residual stream."""
+    context: Positive = 256
+    """Longest sequence, tokens."""
+    dropout: Share = 0.0
+    """Dropout probability in training."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Model:
+        if self.n_embd % self.n_head:
+            fits = [h for h in range(1, self.n_embd + 1) if self.n_embd % h == 0 and h <= 64]
+            raise ValueError(f"n_head {self.n_head} does not divide n_embd {self.n_embd}; heads that do: {fits}")
+        limit = CONTEXT_LIMITS[self.family]
+        if self.context > limit:
+            raise ValueError(f"context {self.context} is longer than the {self.family} family allows ({limit})")
+        return self
+
+
+class Training(Part):
+    """What pretraining and fine-tuning share."""
+
+    steps: Positive = 1000
+    """Optimizer updates."""
+    batch_tokens: Positive = 8192
+    """Tokens in one update, whatever the micro-batch."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate."""
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Final learning rate as a share of the peak."""
+    warmup_steps: NotNegative = 50
+    """Updates of linear warm-up."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Decay after the warm-up."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """AdamW's decoupled decay, on matrices only."""
+    beta1: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """AdamW's first-moment decay."""
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """AdamW's second-moment decay."""
+    grad_clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest global gradient norm."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the forward pass; auto is bfloat16 on a GPU, float32 on a CPU."""
+    eval_every: Positive = 200
+    """Updates between evaluations on the validation split."""
+    eval_tokens: Positive = 200_000
+    """Validation tokens an evaluation reads at most."""
+    seed: NotNegative = 1
+    """Seeds initial weights, batches and dropout."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Training:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
+        return self
+
+
+class Pretrain(Training):
+    """Pretraining on token shards."""
+
+
+class Finetune(Training):
+    """Fine-tuning of the base model for one skill."""
+
+    max_input_tokens: Positive = 128
+    """Longer inputs are cut here, tokens; answers never are."""
+    max_target_tokens: Positive = 64
+    """Items with a longer answer are left out of training, tokens; also the generation limit."""
+    max_items: Positive | None = None
+    """Training items at most, an even sample; None takes all."""
+
+
+class Benchmark(Part):
+    """What is measured on every model."""
+
+    items: Positive = 500
+    """Test items of each skill, an even sample in which question kinds keep their natural proportion."""
+    heldout_documents: Positive = 500
+    """Test documents of the held-out bits-per-byte task."""
+    tasks: Strings = ()
+    """Standard lm-eval tasks or groups by name, besides the project's own; their data must be reachable."""
+    num_fewshot: NotNegative = 0
+    """Examples in the prompt of standard tasks."""
+    limit: Positive | None = None
+    """Documents of each standard task at most."""
+    seed: NotNegative = 1
+    """Seeds few-shot choice and bootstrap."""
+
+
+class Publish(Part):
+    """The registered model."""
+
+    name: str | None = None
+    """Registered model names are `<name>-<skill>`; None takes the preset's name."""
+    margin_stderr: Annotated[float, Field(ge=0)] = 2.0
+    """`champion` moves when the new model is better by more than this many standard errors."""
+
+
+class Runtime(Part):
+    """Execution config: never enters a key."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where torch can use one."""
+    threads: Positive | None = None
+    """CPU threads of torch and tokenizers; None takes all cores."""
+    workers: Positive = 2
+    """Processes of the data stages."""
+    micro_batch_tokens: Positive | None = None
+    """Tokens in one forward pass; None takes the whole batch on a CPU, 32,768 on a GPU."""
+    checkpoint_every: Positive = 100
+    """Updates between checkpoints."""
+    compile: bool = False
+    """torch.compile the model."""
+    batch_items: Positive = 64
+    """Sequences in one benchmark batch."""
+
+
+class Skill(Part):
+    """One YAML of configs/skills: what a model can be fine-tuned for."""
+
+    name: str
+    """The skill's name, as in `finetune-<name>`."""
+    extractor: Literal["python_docs_summaries", "python_docs_parameters"]
+    """How input-target pairs are made from corpus documents."""
+    template: str
+    """The prompt, with {field} placeholders; the target follows it and the end-of-text token closes it."""
+    truncate: str
+    """The field that gives way when the prompt is too long."""
+    metrics: Strings
+    """Scores of one prediction: exact_match, f1, rouge1, rouge2, rougeL."""
+    target_metric: str
+    """The metric the publication gate looks at."""
+    baseline: Literal["lead_sentence", "most_frequent_answer"]
+    """The trivial answer every score stands beside."""
+    kinds: Strings = ()
+    """Item kinds in use; empty means all."""
+    max_context_chars: Positive | None = None
+    """An item's context holds as many entries as fit, characters; an entry longer than that gives no item."""
+    min_input_chars: Positive | None = None
+    """Items with a shorter document are left out, characters."""
+    max_target_chars: Positive | None = None
+    """Items with a longer target are left out of training and benchmark alike, characters."""
+
+
+class Preset(Part):
+    """A whole pipeline: from a dataset's name to a registered model."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    """Names the MLflow experiment and, unless `publish.name` is set, the registered models."""
+    corpus: Corpus = Corpus()
+    """Text and splits."""
+    tokenizer: Tokenizer = Tokenizer()
+    """Byte-level BPE."""
+    tokens: Tokens = Tokens()
+    """Token shards."""
+    model: Model = Model()
+    """The network."""
+    pretrain: Pretrain = Pretrain()
+    """Pretraining."""
+    finetune: dict[str, Finetune] = Field(default_factory=dict)
+    """Fine-tuning, one entry a skill; its key is the skill's name (configs/skills)."""
+    benchmark: Benchmark = Benchmark()
+    """Measurements."""
+    publish: Publish = Publish()
+    """Registration."""
+    runtime: Runtime = Runtime()
+    """Execution config."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Preset:
+        problems = []
+        least = 256 + len(SPECIAL_TOKENS)
+        if self.tokenizer.vocab_size < least:
+            problems.append(
+                f"tokenizer.vocab_size {self.tokenizer.vocab_size} is under {least} "
+                f"(256 bytes + {len(SPECIAL_TOKENS)} special tokens)"
+            )
+        if self.pretrain.batch_tokens % self.model.context:
+            problems.append(
+                f"pretrain.batch_tokens {self.pretrain.batch_tokens} is no multiple of "
+                f"model.context {self.model.context}"
+            )
+        for skill, tuning in self.finetune.items():
+            longest = tuning.max_input_tokens + tuning.max_target_tokens
+            if longest > self.model.context:
+                problems.append(
+                    f"finetune.{skill}: max_input_tokens + max_target_tokens {longest} exceeds "
+                    f"model.context {self.model.context}"
+                )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self

@@ -1,0 +1,189 @@
+"""What a run would do, stage by stage, and why: no server, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gptcore.config import Preset, Source
+from gptcore.durable import sha256_json, write_json
+from gptcore.presets import ConfigError
+from gptcore.stages import Stage, code_digest, identity, key_of, stages
+from gptcore.store import IDENTITY, Manifest, Store, problem_by_size, read_json
+from gptcore.text.sources import resolve_source
+from gptcore.training.checkpoint_names import latest_step
+
+Status = Literal["fresh", "resumable", "stale", "missing"]
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """The state of one stage."""
+
+    name: str
+    status: Status
+    reason: str
+    key: str | None
+    """Unknown (None) below a stage that is not fresh, and for sources never resolved."""
+    identity: dict[str, Any] | None
+    manifest: Manifest | None
+    """The finished stage, when fresh."""
+    expected_s: float | None
+    """From past manifests; 0 when fresh, None when nothing is known."""
+    step: int | None = None
+    """Where a resumable training stage stands."""
+
+    def row(self) -> dict[str, Any]:
+        """What `plan --json` prints."""
+        return {"status": self.status, "reason": self.reason, "key": self.key, "expected_s": self.expected_s}
+
+
+def resolve_sources(preset: Preset, home: Path) -> list[dict[str, Any]]:
+    """Look at every source anew and remember its version for later plans."""
+    versions = []
+    for source in preset.corpus.sources:
+        version = resolve_source(source, home / "cache")
+        write_json(_resolved_path(source, home), version)
+        versions.append(version)
+    return versions
+
+
+def last_resolved(preset: Preset, home: Path) -> list[dict[str, Any]] | None:
+    """The versions of the last resolution, or None if any source was never resolved."""
+    versions = [read_json(_resolved_path(source, home)) for source in preset.corpus.sources]
+    return None if None in versions else versions
+
+
+def _resolved_path(source: Source, home: Path) -> Path:
+    return home / "cache" / "sources" / f"{sha256_json(source.model_dump(mode='json'))[:16]}.json"
+
+
+def make_plan(preset: Preset, store: Store, sources: list[dict[str, Any]] | None) -> dict[str, StagePlan]:
+    """Every stage's state. sources: versions of the root stage's sources, None when never resolved."""
+    found: dict[str, StagePlan] = {}
+    for stage in stages(preset).values():
+        blocking = [name for name in stage.inputs if found[name].manifest is None]
+        found[stage.name] = (
+            _blocked(stage, preset, store, found, blocking)
+            if blocking
+            else plan_stage(stage, preset, store, sources, {n: m for n in stage.inputs if (m := found[n].manifest)})
+        )
+    return found
+
+
+def plan_stage(
+    stage: Stage,
+    preset: Preset,
+    store: Store,
+    sources: list[dict[str, Any]] | None,
+    inputs: Mapping[str, Manifest],
+) -> StagePlan:
+    """The state of a stage whose inputs are finished."""
+    past = _latest(stage, preset, store)
+    if stage.root and sources is None:
+        reason = "its sources were never resolved; --refresh looks at them"
+        return StagePlan(stage.name, "stale" if past else "missing", reason, None, None, None, _expected(past, preset))
+    parts = identity(stage, preset, {name: inputs[name].output_digest for name in stage.inputs}, sources)
+    key = key_of(parts)
+    manifest = store.manifest(stage.name, key)
+    if manifest:
+        drift = manifest.code_digest != code_digest(stage.code)
+        reason = "the code changed since; --force rebuilds" if drift else "same key, every file in place"
+        return StagePlan(stage.name, "fresh", reason, key, parts, manifest, 0.0)
+    directory = store.directory(stage.name, key)
+    lost = next((m for m in store.manifests(stage.name) if m.key == key), None)
+    expected = _expected(lost or past, preset)
+    if lost:
+        reason = f"{problem_by_size(directory, lost)}"
+        return StagePlan(stage.name, "stale", reason, key, parts, None, expected)
+    if (directory / IDENTITY).exists():
+        step = latest_step(directory / "checkpoints")
+        reason = f"unfinished work at step {step}" if step is not None else "unfinished work"
+        return StagePlan(stage.name, "resumable", reason, key, parts, None, expected, step)
+    if past:
+        return StagePlan(stage.name, "stale", difference(past.identity, parts), key, parts, None, expected)
+    return StagePlan(stage.name, "missing", "never run", key, parts, None, expected)
+
+
+def _blocked(
+    stage: Stage, preset: Preset, store: Store, found: Mapping[str, StagePlan], blocking: list[str]
+) -> StagePlan:
+    past = _latest(stage, preset, store)
+    others = f" (and {len(blocking) - 1} more)" if blocking[1:] else ""
+    reason = f"upstream {blocking[0]} is {found[blocking[0]].status}{others}"
+    if past:
+        now = stage.identity(preset)
+        changed = _changes("", past.identity["config"], now)
+        reason = "; ".join([reason, *changed])
+    return StagePlan(stage.name, "stale" if past else "missing", reason, None, None, None, _expected(past, preset))
+
+
+def _latest(stage: Stage, preset: Preset, store: Store) -> Manifest | None:
+    """The youngest output of a stage, of this preset where there is one."""
+    every = store.manifests(stage.name)
+    own = [m for m in every if m.preset == preset.name]
+    return (own or every or [None])[-1]
+
+
+def _expected(past: Manifest | None, preset: Preset) -> float | None:
+    """Seconds the stage took last time; training stages in proportion to their tokens."""
+    if past is None:
+        return None
+    before, tokens = past.identity["config"], 0
+    if past.stage == "pretrain":
+        tokens = preset.pretrain.steps * preset.pretrain.batch_tokens
+    elif past.stage.startswith("finetune-") and (tuning := preset.finetune.get(past.stage.removeprefix("finetune-"))):
+        tokens = tuning.steps * tuning.batch_tokens
+    scale = tokens / (before["steps"] * before["batch_tokens"]) if tokens else 1.0
+    return round(past.seconds * scale, 1)
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Why two identities of a stage differ, as one line."""
+    reasons = _changes("", old["config"], new["config"])
+    reasons += [f"upstream {name} changed" for name in new["inputs"] if old["inputs"].get(name) != new["inputs"][name]]
+    reasons += [f"{name} {then} -> {now}" for name, (then, now) in _moved(old["libraries"], new["libraries"]).items()]
+    if old.get("sources") != new.get("sources"):
+        reasons.append("new source version")
+    if old["version"] != new["version"]:
+        reasons.append(f"stage version {old['version']} -> {new['version']}")
+    return "; ".join(reasons) or "another key exists"
+
+
+def _moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    names = dict.fromkeys([*old, *new])
+    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
+
+
+def _changes(prefix: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for name, (then, now) in _moved(old, new).items()
+            for line in _changes(f"{prefix}.{name}" if prefix else name, then, now)
+        ]
+    return [f"{prefix} {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def select(preset: Preset, only: str | None, first: str | None, last: str | None) -> list[str]:
+    """The stages a run works on, in order: --only one, or --from first --until last; raises ConfigError."""
+    names = list(stages(preset))
+    for option, name in (("--only", only), ("--from", first), ("--until", last)):
+        if name is not None and name not in names:
+            raise ConfigError(f"{option} {name}: no such stage; there are: {', '.join(names)}")
+    if only:
+        if first or last:
+            raise ConfigError("--only goes without --from and --until")
+        return [only]
+    begin = names.index(first) if first else 0
+    end = names.index(last) if last else len(names) - 1
+    if begin > end:
+        raise ConfigError(f"--from {first} comes after --until {last}; the order is: {', '.join(names)}")
+    return names[begin : end + 1]

@@ -1,0 +1,162 @@
+"""From a preset's name, or a YAML file, and `--set` overrides to a checked Preset."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+import re
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from gptcore.config import Preset, Skill
+
+
+class ConfigError(ValueError):
+    """A preset that cannot be: one line a problem, each naming field, value and what is allowed."""
+
+
+class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
+    """Safe YAML that reads 1e-3 as a number (YAML 1.1 wants 1.0e-3) and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise ConfigError(f"key {twice[0]!r} is given twice, line {node.start_mark.line + 1}")
+        return typing.cast("dict[Any, Any]", super().construct_mapping(node, deep=deep))
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$|^[-+]?\d[\d_]*\.\d*$|^[-+]?\.\d+$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Read YAML safely; a syntax error becomes one line."""
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader subclass
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def preset_names() -> list[str]:
+    """The presets that come with gptmill."""
+    folder = importlib.resources.files("configs")
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def _read_config(folder: str, name: str, what: str) -> Any:
+    """A YAML of the configs package, or a file's path when the name has a separator or ends in .yaml."""
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigError(f"{what} file {name} does not exist")
+        try:
+            return parse_yaml(path.read_text(encoding="utf-8"), name)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{what} file {name} cannot be read: {error}") from None
+    resource = importlib.resources.files("configs") / folder / f"{name}.yaml"
+    if not resource.is_file():
+        known = sorted(
+            p.name.removesuffix(".yaml")
+            for p in (importlib.resources.files("configs") / folder).iterdir()
+            if p.name.endswith(".yaml")
+        )
+        raise ConfigError(f"unknown {what} {name!r}{_nearest(name, known)}; there are: {', '.join(known)}")
+    return parse_yaml(resource.read_text(encoding="utf-8"), f"{name}.yaml")
+
+
+def load_skill(name: str) -> Skill:
+    """One YAML of configs/skills."""
+    return _validated(Skill, _read_config("skills", name, "skill"), f"skill {name}")
+
+
+def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
+    """A preset by name or path, with `a.b=c` overrides applied; raises ConfigError."""
+    values = _read_config("", name, "preset")
+    if not isinstance(values, dict):
+        raise ConfigError(f"preset {name} must be a mapping of sections, not {type(values).__name__}")
+    for override in overrides:
+        _apply(values, override)
+    preset = _validated(Preset, values, f"preset {name}")
+    for skill in preset.finetune:
+        load_skill(skill)
+    return preset
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    path = dotted.strip().split(".")
+    if not equals or not all(path):
+        raise ConfigError(f"--set {override!r} must look like section.field=value")
+    value = parse_yaml(text, f"--set {dotted}")
+    at = values
+    for part in path[:-1]:
+        step = at.get(part)
+        if isinstance(step, list) and part != path[-1]:
+            raise ConfigError(f"--set {dotted}: {part} is a list; give the whole list as --set {part}='[...]'")
+        if not isinstance(step, dict):
+            step = {}
+            at[part] = step
+        at = step
+    at[path[-1]] = value
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (nearest: {match[0]})" if match else ""
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Every model class inside an annotation such as dict[str, Finetune] or tuple[A | B, ...]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if isinstance(annotation, types.GenericAlias | types.UnionType) or typing.get_origin(annotation) is not None:
+        return [model for part in typing.get_args(annotation) for model in _models_in(part)]
+    return []
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """Names of the fields that stand beside the one at `location`."""
+    at: list[type[BaseModel]] = [model]
+    for part in location[:-1]:
+        named = [m for m in at if part in m.model_fields]
+        if named:
+            at = [inner for m in named for inner in _models_in(m.model_fields[part].annotation)]
+        else:  # an index, a dict key, or the tag of a union
+            at = [m for m in at if str(m.model_fields["kind"].default) == part] if _is_tag(at, part) else at
+    return sorted({name for m in at for name in m.model_fields})
+
+
+def _is_tag(models: Sequence[type[BaseModel]], part: Any) -> bool:
+    return any("kind" in m.model_fields and m.model_fields["kind"].default == part for m in models)
+
+
+def _sentence(model: type[BaseModel], error: Any) -> str:
+    location = [p for p in error["loc"] if not isinstance(p, str) or not p.startswith("function-")]
+    field = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(model, location)
+        return f"unknown key {field}{_nearest(str(location[-1]), known)}; known here: {', '.join(known)}"
+    if error["type"] == "missing":
+        return f"{field} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{field}: {message}" if field else message
+    return f"{field} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _validated(model: type[Any], values: Any, what: str) -> Any:
+    try:
+        return model.model_validate(values)
+    except ValidationError as failure:
+        lines = [_sentence(model, error) for error in failure.errors(include_url=False)]
+        raise ConfigError(f"{what}: " + "; ".join(dict.fromkeys(lines))) from None

@@ -1,0 +1,168 @@
+"""The stages: what each reads, what defines its result, and so its key."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from gptcore.config import SPECIAL_TOKENS, Preset
+from gptcore.durable import sha256_json
+from gptcore.hardware import resolve_device, resolve_dtype
+from gptcore.presets import load_skill
+
+Identity = Callable[[Preset], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline."""
+
+    name: str
+    version: int
+    """Raised by hand when the stage's code gives other bytes for the same config."""
+    inputs: tuple[str, ...]
+    """Stages it reads."""
+    identity: Identity
+    """Config that defines the result."""
+    libraries: tuple[str, ...]
+    """Distributions whose version changes the result."""
+    code: tuple[str, ...]
+    """Where its code lives below gptcore, for the drift note."""
+    root: bool = False
+    """Whether it reads sources of its own, whose versions enter the key."""
+
+
+def stages(preset: Preset) -> dict[str, Stage]:
+    """Every stage of a preset by name, each after what it reads."""
+    skills = tuple(preset.finetune)
+    models = {"base": "pretrain", **{skill: f"finetune-{skill}" for skill in skills}}
+    benchmarks = tuple(f"benchmark-{model}" for model in models)
+    text, learning = ("text",), ("model", "training", "text/tokenizer.py", "text/skills.py")
+    every = [
+        Stage("corpus", 1, (), lambda p: _dump(p.corpus), (), text, root=True),
+        Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), ("text/tokenizer.py",)),
+        Stage("tokens", 1, ("corpus", "tokenizer"), lambda p: _dump(p.tokens), ("tokenizers", "tiktoken"), text),
+        Stage("pretrain", 1, ("tokens", "tokenizer"), _pretrain, ("torch",), learning),
+        *(
+            Stage(f"finetune-{skill}", 1, ("pretrain", "corpus"), _finetune(skill), ("torch",), learning)
+            for skill in skills
+        ),
+        *(
+            Stage(
+                f"benchmark-{model}",
+                1,
+                (stage, "corpus"),
+                _benchmark(model),
+                ("torch", "lm-eval", "rouge-score"),
+                ("evaluation", "adapters/lm_eval.py", "model", "text/skills.py"),
+            )
+            for model, stage in models.items()
+        ),
+        Stage(
+            "publish",
+            1,
+            (*(stage for stage in models.values() if stage != "pretrain"), *benchmarks),
+            lambda p: {
+                "name": p.publish.name or p.name,
+                "margin_stderr": p.publish.margin_stderr,
+                "skills": {skill: load_skill(skill).target_metric for skill in p.finetune},
+            },
+            ("mlflow", "transformers"),
+            ("adapters",),
+        ),
+    ]
+    every.append(
+        Stage(
+            "report",
+            1,
+            tuple(stage.name for stage in every),
+            lambda p: p.model_dump(mode="json", exclude={"runtime"}),
+            ("matplotlib",),
+            ("evaluation/report.py",),
+        )
+    )
+    return {stage.name: stage for stage in every}
+
+
+def identity(
+    stage: Stage, preset: Preset, inputs: Mapping[str, str], sources: list[dict[str, Any]] | None
+) -> dict[str, Any]:
+    """The parts of a key. inputs: output digest by stage name. sources: resolved versions, for a root stage."""
+    parts: dict[str, Any] = {
+        "stage": stage.name,
+        "version": stage.version,
+        "config": stage.identity(preset),
+        "inputs": {name: inputs[name] for name in stage.inputs},
+        "libraries": {name: importlib.metadata.version(name).split("+")[0] for name in stage.libraries},
+    }
+    if stage.root:
+        parts["sources"] = sources
+    return parts
+
+
+def key_of(parts: dict[str, Any]) -> str:
+    """sha256 of the parts' canonical JSON, hex."""
+    return sha256_json(parts)
+
+
+@cache
+def code_digest(places: tuple[str, ...]) -> str:
+    """Digest of the source below gptcore that a stage runs; recorded, never part of a key."""
+    package = importlib.resources.files("gptcore")
+    sources: dict[str, str] = {}
+
+    def read(place: Any, name: str) -> None:
+        if place.is_dir():
+            for child in place.iterdir():
+                read(child, f"{name}/{child.name}")
+        elif name.endswith(".py"):
+            sources[name] = place.read_text(encoding="utf-8")
+
+    for place in places:
+        read(package.joinpath(place), place)
+    return sha256_json(sources)
+
+
+def _dump(part: Any) -> dict[str, Any]:
+    values: dict[str, Any] = part.model_dump(mode="json")
+    return values
+
+
+def _tokenizer(preset: Preset) -> dict[str, Any]:
+    return {**_dump(preset.tokenizer), "special_tokens": list(SPECIAL_TOKENS)}
+
+
+def _training(preset: Preset, part: Any) -> dict[str, Any]:
+    return {**_dump(part), "dtype": resolve_dtype(part.dtype, resolve_device(preset.runtime))}
+
+
+def _pretrain(preset: Preset) -> dict[str, Any]:
+    return {"model": _dump(preset.model), **_training(preset, preset.pretrain)}
+
+
+def _finetune(skill: str) -> Identity:
+    return lambda preset: {"skill": _dump(load_skill(skill)), **_training(preset, preset.finetune[skill])}
+
+
+def _benchmark(model: str) -> Identity:
+    """A tuned model is measured on its own skill, the base model on all."""
+
+    def of(preset: Preset) -> dict[str, Any]:
+        skills = {s: t for s, t in preset.finetune.items() if model in ("base", s)}
+        return {
+            **_dump(preset.benchmark),
+            "skills": {
+                skill: {
+                    "skill": _dump(load_skill(skill)),
+                    "max_input_tokens": tuning.max_input_tokens,
+                    "max_target_tokens": tuning.max_target_tokens,
+                }
+                for skill, tuning in skills.items()
+            },
+        }
+
+    return of

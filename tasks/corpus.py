@@ -1,0 +1,21 @@
+"""The corpus stage."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from tasks.options import STAGE_TASK
+from tasks.result import StageResult
+from tasks.session import Session, StageFunction
+
+
+@task(name="corpus", **STAGE_TASK)
+def corpus(session: Session) -> StageResult:
+    """Sources to cleaned, deduplicated, split documents."""
+
+    def prepare() -> StageFunction:
+        from gptcore.text.corpus import build_corpus
+
+        return lambda work: build_corpus(session.preset.corpus, session.sources, work)
+
+    return session.stage("corpus", prepare)

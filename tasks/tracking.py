@@ -1,0 +1,244 @@
+"""A session's record in MLflow. An outage is said once a stage and costs nothing else: the store holds everything."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from prefect.runtime import flow_run
+
+from gptcore.adapters.mlflow_lookup import Presence, run_presence
+from gptcore.config import Preset
+from gptcore.durable import write_json
+from gptcore.plan import StagePlan
+from gptcore.store import MANIFEST, TRACKING, Manifest, read_json
+from gptcore.work import Work
+from tasks.invocation import Owner, abandoned, claim
+
+if TYPE_CHECKING:
+    from gptcore.adapters.mlflow_runs import StageFacts, StageRun, Tracker
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class Finished(Protocol):
+    """What the parent run shows of a stage."""
+
+    @property
+    def digest(self) -> str:
+        """Output digest."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Final metrics."""
+
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """Its own run."""
+
+
+class StageTracking:
+    """One stage's run while it works; `run_id` is None in an outage."""
+
+    def __init__(self, parent: ParentTracking, run: StageRun | None, directory: Path) -> None:
+        self._parent, self._run, self._directory = parent, run, directory
+        self.run_id = run.run_id if run else None
+
+    @contextmanager
+    def following(self, work: Work) -> Iterator[None]:
+        """Send the stage's metrics as they come, and the machine's beside them while a model trains."""
+        with ExitStack() as stack:
+            if self._run:
+                from gptcore.adapters.mlflow_metrics import SystemSampler
+
+                self._run.follow(work.directory / "metrics.jsonl")
+                if self._directory.parent.name.startswith(("pretrain", "finetune")):
+                    stack.enter_context(SystemSampler(work.directory / "system.jsonl"))
+                    self._run.follow(work.directory / "system.jsonl")
+            yield
+
+    def finish(self, manifest: Manifest) -> None:
+        """End the run with the stage's final metrics and files."""
+        complete = False
+        if self._run:
+            from gptcore.adapters.mlflow_client import TrackerAway
+
+            try:
+                self._parent.tracker().log_artifacts(self._run.run_id, self._directory, final_files(manifest))
+                complete = self._run.finish("FINISHED", manifest.metrics)
+            except TrackerAway as away:
+                self._parent.say(f"{away}; it will be told at the next run")
+        self._parent.note(self._directory, self.run_id, complete)
+
+    def stop(self, status: Status) -> None:
+        """End the run of a stage that failed or was interrupted."""
+        if self._run:
+            self._run.finish(status, timeout=10.0)
+
+
+class ParentTracking:
+    """The parent run: opened by the first stage that runs, so that a run with nothing to do leaves no row."""
+
+    def __init__(self, preset: Preset, identity: str, home: Path, uri: str, say: Callable[[str], None]) -> None:
+        self._preset, self._identity, self._home, self.uri, self.say = preset, identity, home, uri, say
+        self._tracker: Tracker | None = None
+        self._owner: Owner | None = None
+        self._folder = home / "invocations"
+        self.parent_run_id: str | None = None
+
+    def tracker(self) -> Tracker:
+        """The connection; raises TrackerAway."""
+        if self._tracker is None:
+            from gptcore.adapters.mlflow_runs import Tracker
+
+            self._tracker = Tracker(self.uri, self._home, self.say)
+        return self._tracker
+
+    def parent(self) -> str:
+        """The parent run's id: reopened where the same invocation died before, else new; raises TrackerAway."""
+        if self.parent_run_id is None:
+            tracker = self.tracker()
+            owner = self._take_over(tracker) or self._new_owner()
+            self._owner = owner
+            self.parent_run_id = tracker.open_parent(
+                self._preset.name,
+                self._preset.name,
+                self._preset.model_dump(mode="json"),
+                {"gptmill.invocation": owner.values["invocation"], **_prefect_tags()},
+            )
+            owner.remember(run_id=self.parent_run_id)
+        return self.parent_run_id
+
+    def _take_over(self, tracker: Tracker) -> Owner | None:
+        """What a dead process left: its runs end as KILLED, and the invocation that is ours again is kept."""
+        ours: Owner | None = None
+        for owner in abandoned(self._folder):
+            run_id = owner.values.get("run_id")
+            mine = (owner.values["identity"], owner.values["uri"]) == (self._identity, self.uri)
+            if (
+                owner.values["uri"] == self.uri
+                and run_id
+                and run_presence(self.uri, [run_id])[run_id] is not Presence.ABSENT
+            ):
+                tracker.kill_unfinished(run_id, parent_too=not mine)
+            if mine and ours is None:
+                ours = owner
+            else:
+                owner.forget()
+        return ours
+
+    def _new_owner(self) -> Owner:
+        invocation = uuid.uuid4().hex
+        owner = claim(self._folder, invocation)
+        assert owner is not None
+        owner.remember(invocation=invocation, identity=self._identity, uri=self.uri)
+        return owner
+
+    def open_stage(self, name: str, planned: StagePlan, directory: Path, tags: Mapping[str, str]) -> StageTracking:
+        """The stage's child run, reopened if an earlier try of the stage left one in this tracker."""
+        from gptcore.adapters.mlflow_client import TrackerAway
+
+        assert planned.key and planned.identity
+        before = read_json(directory / TRACKING) or {}
+        run_id = before["run_id"] if before.get("uri") == self.uri else None
+        try:
+            run = self.tracker().open_stage(
+                self.parent(), self._facts(name, planned.key, planned.identity, tags), run_id
+            )
+        except TrackerAway as away:
+            self.say(f"{away}; {name} goes on, its record waits on disk")
+            return StageTracking(self, None, directory)
+        self.note(directory, run.run_id, False)
+        return StageTracking(self, run, directory)
+
+    def _facts(self, name: str, key: str, identity: Mapping[str, Any], tags: Mapping[str, str]) -> StageFacts:
+        from gptcore.adapters.mlflow_runs import StageFacts, StageInput
+
+        inputs = tuple(
+            StageInput(upstream, digest, f"store/{upstream}") for upstream, digest in identity["inputs"].items()
+        )
+        return StageFacts(name, key, identity["config"], {**tags, **_prefect_tags()}, inputs)
+
+    def note(self, directory: Path, run_id: str | None, complete: bool) -> None:
+        """Write beside the stage which run holds it."""
+        write_json(
+            directory / TRACKING,
+            {"uri": self.uri, "run_id": run_id, "parent_run_id": self.parent_run_id, "complete": complete},
+        )
+
+    def ensure_recorded(self, manifest: Manifest, directory: Path) -> str | None:
+        """The run that holds a reused stage; logged again from the store where this tracker has none."""
+        noted = read_json(directory / TRACKING) or {}
+        run_id: str | None = noted.get("run_id") if noted.get("uri") == self.uri else None
+        here = run_id is not None and run_presence(self.uri, [run_id])[run_id] is Presence.PRESENT
+        if here and noted.get("complete"):
+            return run_id
+        from gptcore.adapters.mlflow_client import TrackerAway
+
+        tags = {
+            "git.commit": str(manifest.git.get("commit")),
+            "git.dirty": str(manifest.git.get("dirty")),
+            "key": manifest.key,
+            "device": str(manifest.execution.get("resolved_device")),
+            "replayed": "true",
+        }
+        try:
+            run_id = self.tracker().replay(
+                self.parent(),
+                self._facts(manifest.stage, manifest.key, manifest.identity, tags),
+                directory,
+                final_files(manifest),
+                manifest.metrics,
+                manifest.finished - manifest.seconds,
+                manifest.finished,
+                run_id if here else None,
+            )
+        except TrackerAway as away:
+            self.say(f"{away}; {manifest.stage} will be told at the next run")
+            return run_id
+        self.note(directory, run_id, True)
+        return run_id
+
+    def close(self, status: Status, results: Mapping[str, Finished]) -> None:
+        """End the parent run, if one was opened, with every stage's digest, run and final metrics on it."""
+        if self._owner is None:
+            return
+        from gptcore.adapters.mlflow_client import TrackerAway
+        from gptcore.adapters.mlflow_runs import StageResult
+
+        try:
+            if self.parent_run_id:
+                shown = {n: StageResult(r.mlflow_run_id, r.digest, r.metrics) for n, r in results.items()}
+                self.tracker().summarize_parent(self.parent_run_id, shown)
+                self.tracker().close(self.parent_run_id, status)
+        except TrackerAway as away:
+            self.say(f"{away}; the run's summary will be told at the next run")
+            self._owner.release()
+            return
+        if status == "FINISHED":
+            self._owner.forget()
+        else:
+            self._owner.release()
+
+
+def final_files(manifest: Manifest) -> list[str]:
+    """What a run gets as artifacts: everything but checkpoints and metric logs, and the manifest itself."""
+    return [
+        *(
+            n
+            for n in manifest.files
+            if (not n.startswith("checkpoints/") and not n.endswith(".jsonl")) or n in _results(manifest)
+        ),
+        MANIFEST,
+    ]
+
+
+def _results(manifest: Manifest) -> set[str]:
+    return {name for name, record in manifest.files.items() if record.result}
+
+
+def _prefect_tags() -> dict[str, str]:
+    return {"prefect.flow_run_id": str(flow_run.id)} if flow_run.id else {}
