@@ -1,0 +1,1 @@
+"""Text: sources, cleaning, deduplication, tokenizer, token shards, skill formats."""

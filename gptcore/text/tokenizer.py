@@ -1,0 +1,242 @@
+"""The tokenizer: training a byte-level BPE, and turning text into ids and back.
+
+`tokenizers` trains it and writes tokenizer.json, which transformers reads. Encoding goes through tiktoken, built from
+that file: the same ids for a fifth of the processor time.
+Ids: 256 bytes, then the merges in rank order, then the special tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiktoken
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as BpeTokenizer
+
+from gptcore.config import SPECIAL_TOKENS, Tokenizer
+from gptcore.durable import write_bytes, write_json
+from gptcore.text.documents import read_documents
+from gptcore.text.sampling import EvenSample
+from gptcore.work import Outcome, Work
+
+# After GPT-4's pattern (cl100k_base in tiktoken's tiktoken_ext/openai_public.py). What differs, and why:
+# - numbers in groups of two, not three: 110 number tokens instead of 1,110 in a small vocabulary (as nanochat does);
+# - runs of spaces end at 64: on longer ones the look-ahead makes tiktoken's regex engine overflow its stack;
+# - letter case is spelled out, so that nothing depends on how an engine folds case.
+SPLIT_PATTERN = "|".join(
+    (
+        r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])",  # English contractions
+        r"[^\r\n\p{L}\p{N}]?\p{L}+",  # letters, with one leading space or sign
+        r"\p{N}{1,2}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",  # signs, with a leading space and the line ends after them
+        r"\s{0,64}[\r\n]+",
+        r"\s{1,64}(?!\S)",  # spaces, but the last one belongs to the word that follows
+        r"\s{1,64}",
+    )
+)
+MIN_PAIR_COUNT = 2
+"""A merge must be seen twice: a token seen once only repeats its text."""
+NO_LIMIT = int(1e30)
+"""What transformers writes for no limit: the longest sequence is the model's affair, not the tokenizer's."""
+
+
+def _characters_of_bytes() -> dict[str, int]:
+    """The printable stand-in of every byte in tokenizer.json -> the byte (bytes_to_unicode in GPT-2's encoder.py)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def train_tokenizer(config: Tokenizer, work: Work) -> Outcome:
+    """Train on the corpus's train split and write tokenizer.json, tokenizer_config.json and statistics.json.
+
+    Raises ValueError when there is no text, or too little of it for `config.vocab_size`.
+    """
+    for stale in work.directory.glob(".*.part"):
+        stale.unlink()
+    corpus = work.inputs["corpus"]
+    sample = EvenSample.choose(read_documents(corpus, "train"), config.train_bytes)
+    if not sample.available_bytes:
+        raise ValueError("the corpus has no training text; add sources, or lower corpus.min_chars")
+    if not sample.bytes:
+        raise ValueError(
+            f"tokenizer.train_bytes {config.train_bytes} holds no document of the corpus ({sample.available_documents} "
+            f"documents, {sample.available_bytes} bytes); raise tokenizer.train_bytes, or lower corpus.max_chars"
+        )
+    if sample.bytes < sample.available_bytes:
+        work.say(f"training on an even sample: {sample.bytes:,} of {sample.available_bytes:,} bytes")
+    bpe = _train_bpe(config, sample, work)
+    write_bytes(work.directory / "tokenizer.json", bpe.to_str(pretty=True).encode() + b"\n")
+    write_json(work.directory / "tokenizer_config.json", _transformers_config())
+    statistics = _statistics(corpus, TextTokenizer.load(work.directory), sample)
+    write_json(work.directory / "statistics.json", statistics)
+    return Outcome(
+        results=("tokenizer.json", "tokenizer_config.json", "statistics.json"),
+        metrics={f"tokenizer/{name}": statistics[name] for name in ("vocab_size", "bytes_per_token", "fertility")},
+    )
+
+
+def _train_bpe(config: Tokenizer, sample: EvenSample, work: Work) -> BpeTokenizer:
+    """Same text, same tokenizer, whatever the number of threads: pairs of equal count are merged lowest ids first."""
+    # tokenizers' thread pool is made on first use and reads its size then, so a later value changes nothing.
+    if work.runtime.threads is not None:
+        os.environ["RAYON_NUM_THREADS"] = str(work.runtime.threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false" if work.runtime.threads == 1 else "true"
+
+    def reported() -> Iterator[str]:
+        seen = told = 0
+        for text in sample.texts(read_documents(work.inputs["corpus"], "train")):
+            yield text
+            seen += len(text.encode())
+            if seen - told >= 1_000_000 or seen == sample.bytes:
+                work.progress(seen, sample.bytes, "bytes")
+                told = seen
+
+    bare = BpeTokenizer(models.BPE())
+    bare.pre_tokenizer = _pre_tokenizer()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size - len(SPECIAL_TOKENS),
+        min_frequency=MIN_PAIR_COUNT,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bare.train_from_iterator(reported(), trainer, length=sample.documents)
+    learned = json.loads(bare.to_str())["model"]
+    largest = len(learned["vocab"]) + len(SPECIAL_TOKENS)
+    if largest < config.vocab_size:
+        raise ValueError(
+            f"tokenizer.vocab_size {config.vocab_size} is more than {sample.bytes} bytes of text support: "
+            f"at most {largest}; lower it, add text to the corpus, or raise tokenizer.train_bytes"
+        )
+    # The trainer would give special tokens the first ids; appended here, they follow the merges.
+    vocab = learned["vocab"] | {token: len(learned["vocab"]) + i for i, token in enumerate(SPECIAL_TOKENS)}
+    bpe = BpeTokenizer(models.BPE(vocab=vocab, merges=[(left, right) for left, right in learned["merges"]]))
+    bpe.pre_tokenizer = _pre_tokenizer()
+    bpe.decoder = decoders.ByteLevel()
+    bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    return bpe
+
+
+def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def _transformers_config() -> dict[str, Any]:
+    """What `transformers.AutoTokenizer` reads beside tokenizer.json."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": SPECIAL_TOKENS[0],
+        "eos_token": SPECIAL_TOKENS[0],
+        "pad_token": SPECIAL_TOKENS[1],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": NO_LIMIT,
+    }
+
+
+def _statistics(corpus: Path, tokenizer: TextTokenizer, sample: EvenSample) -> dict[str, Any]:
+    """Size and density of the tokenizer, on the validation split, or on its training text when that split is empty."""
+    measured = Counter[str]()
+    split = "validation"
+    for document in read_documents(corpus, split):
+        measured += _count(document.text, tokenizer)
+    if not measured["tokens"]:
+        split = "train"
+        for text in sample.texts(read_documents(corpus, split)):
+            measured += _count(text, tokenizer)
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "special_tokens": tokenizer.special,
+        "split_pattern": SPLIT_PATTERN,
+        "trained_on": {"split": "train", **vars(sample)},
+        "measured_on": {"split": split, **measured},
+        "bytes_per_token": measured["bytes"] / measured["tokens"],
+        "fertility": measured["tokens"] / measured["words"],
+    }
+
+
+def _count(text: str, tokenizer: TextTokenizer) -> Counter[str]:
+    return Counter(documents=1, bytes=len(text.encode()), words=len(text.split()), tokens=len(tokenizer.encode(text)))
+
+
+class TextTokenizer:
+    """Text to ids and back, for a directory that `train_tokenizer` wrote (or one that holds its tokenizer.json)."""
+
+    def __init__(self, encoding: tiktoken.Encoding, pieces: list[bytes], special: dict[str, int]) -> None:
+        self._encoding = encoding
+        self._pieces = pieces
+        self.special = special
+        """Special token -> id."""
+        self.vocab_size = len(pieces) + len(special)
+        self.eot = special[SPECIAL_TOKENS[0]]
+        """Id of the end of a text."""
+        self.padding = special[SPECIAL_TOKENS[1]]
+
+    @classmethod
+    def load(cls, directory: Path) -> TextTokenizer:
+        """Read `directory`/tokenizer.json; ValueError when tiktoken could not give the same ids for it."""
+        path = directory / "tokenizer.json"
+        data = path.read_bytes()
+        try:
+            saved = json.loads(data)
+            special = {token["content"]: int(token["id"]) for token in saved["added_tokens"]}
+            vocab = {piece: int(rank) for piece, rank in saved["model"]["vocab"].items() if piece not in special}
+            merged = [left + right for left, right in saved["model"]["merges"]]
+            pattern = saved["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+            by_id = sorted(vocab, key=vocab.__getitem__)
+            byte_of = _characters_of_bytes()
+            pieces = [bytes(byte_of[character] for character in piece) for piece in by_id]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"{path} is damaged, or no byte-level BPE of gptmill's: {error!r}") from error
+        # tiktoken merges the pair whose union has the lowest id, so ids must be merge ranks.
+        in_rank_order = [vocab[piece] for piece in by_id] == list(range(len(by_id))) and by_id[256:] == merged
+        if not in_rank_order or special != {token: len(by_id) + i for i, token in enumerate(SPECIAL_TOKENS)}:
+            raise ValueError(f"{path}: ids are not 256 bytes, then merges in rank order, then gptmill's special tokens")
+        encoding = tiktoken.Encoding(
+            "gptmill",
+            pat_str=pattern,
+            mergeable_ranks={piece: rank for rank, piece in enumerate(pieces)},
+            special_tokens=special,
+        )
+        return cls(encoding, pieces, special)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of corpus text, in which a special token's name is ordinary text. Lone surrogates become U+FFFD."""
+        return self._encoding.encode_ordinary(text)
+
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        """`encode` of each text, on the calling thread.
+
+        Several threads can each call it with a few hundred kilobytes: tiktoken gives up the interpreter lock. Its own
+        batch call makes a task of every text, which took 2.5 times as long on docstrings.
+        """
+        return [self._encoding.encode_ordinary(text) for text in texts]
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a prompt, in which special tokens stand for themselves."""
+        return self._encoding.encode(text, allowed_special="all")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of ids, special tokens included. Raises KeyError for an id outside the vocabulary."""
+        return self._encoding.decode_bytes(list(ids))
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises KeyError for an id outside the vocabulary."""
+        first_special = len(self._pieces)
+        return self.decode_bytes(i for i in ids if not (skip_special and first_special <= i < self.vocab_size)).decode(
+            errors="replace"
+        )
+
+    def token_bytes(self) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+        """Bytes of text each id stands for, (vocab_size,); special tokens stand for none."""
+        return np.array([len(piece) for piece in self._pieces] + [0] * len(self.special), dtype=np.int32)

@@ -1,0 +1,230 @@
+"""Token shards: what they hold, that windows cross their borders, and that no kill or full disk changes a byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import numpy as np
+import pytest
+from test_tokenizer import document, make_corpus, train, wide_tokenizer, working
+
+from gptcore.config import Tokens
+from gptcore.text.documents import read_documents, write
+from gptcore.text.tokenizer import TextTokenizer
+from gptcore.text.tokens import TokenShards, build_tokens
+from gptcore.work import Outcome
+
+SHARD_TOKENS = 2000
+BUILD = (
+    "import sys; from pathlib import Path; from gptcore.config import Tokens; from gptcore.work import Work\n"
+    "from gptcore.text.tokens import build_tokens\n"
+    "out, corpus, tokenizer, shard_tokens = sys.argv[1:]\n"
+    "work = Work(Path(out), {'corpus': Path(corpus), 'tokenizer': Path(tokenizer)})\n"
+    "build_tokens(Tokens(shard_tokens=int(shard_tokens)), work)\n"
+)
+
+
+def build(directory: Path, corpus: Path, tokenizer: Path, shard_tokens: int = SHARD_TOKENS) -> Outcome:
+    with working(directory, {"corpus": corpus, "tokenizer": tokenizer}) as work:
+        return build_tokens(Tokens(shard_tokens=shard_tokens), work)
+
+
+def results(directory: Path) -> dict[str, bytes]:
+    """The files that enter the output digest, and any that should not be there."""
+    return {
+        path.name: path.read_bytes() for path in directory.iterdir() if path.name not in ("scratch", "metrics.jsonl")
+    }
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real paragraphs, then a document that names special tokens, and one so long that its shard is the largest."""
+    corpus = make_corpus(tmp_path_factory.mktemp("reference") / "corpus")
+    long = "\n\n".join(topics[name] for name in sorted(topics)[:20])
+    with (corpus / "documents" / "train-00001.jsonl").open("wb") as file:
+        file.write(write(document(90_000, "A text that names <|endoftext|> and <|padding|>, twice: <|endoftext|>.")))
+        file.write(write(document(90_001, long)))
+    return corpus
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    directory = tmp_path_factory.mktemp("tokenizer")
+    train(directory, corpus)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, corpus: Path, tokenizer: Path) -> Path:
+    """The shards of an uninterrupted run."""
+    directory = tmp_path_factory.mktemp("tokens")
+    build(directory, corpus, tokenizer)
+    return directory
+
+
+def test_shards_hold_every_document_closed_by_end_of_text(whole: Path, corpus: Path, tokenizer: Path) -> None:
+    text_tokenizer = TextTokenizer.load(tokenizer)
+    index = json.loads((whole / "index.json").read_bytes())
+    assert (index["dtype"], index["vocab_size"]) == ("uint16", text_tokenizer.vocab_size)
+    for split in ("train", "validation"):
+        texts = [document.text for document in read_documents(corpus, split)]
+        ids = np.concatenate(
+            [np.fromfile(whole / entry["file"], dtype="<u2") for entry in index["splits"][split]["shards"]]
+        )
+        ends = np.flatnonzero(ids == text_tokenizer.eot)
+        parts = [part[:-1] for part in np.split(ids, ends + 1)[:-1]]
+        assert [text_tokenizer.decode(part.tolist()) for part in parts] == texts
+        assert index["splits"][split]["documents"] == len(texts)
+        assert index["splits"][split]["bytes"] == sum(len(text.encode()) for text in texts)
+        assert index["splits"][split]["tokens"] == len(ids)
+        assert all(entry["tokens"] >= SHARD_TOKENS for entry in index["splits"][split]["shards"][:-1])
+    counts = np.load(whole / "token_bytes.npy")
+    assert counts.dtype == np.int32
+    assert np.array_equal(counts, text_tokenizer.token_bytes())
+
+
+def test_metrics_are_the_index_totals(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
+    outcome = build(tmp_path, corpus, tokenizer, shard_tokens=50_000_000)
+    splits = json.loads((tmp_path / "index.json").read_bytes())["splits"]
+    assert [len(splits[split]["shards"]) for split in ("train", "validation")] == [1, 1]
+    assert outcome.metrics == {
+        "tokens/train": splits["train"]["tokens"],
+        "tokens/validation": splits["validation"]["tokens"],
+        "tokens/bytes_per_token": splits["train"]["bytes"] / splits["train"]["tokens"],
+    }
+    named = {path.name for glob in outcome.results for path in tmp_path.glob(glob)}
+    assert named == set(results(tmp_path))
+
+
+def test_windows_read_across_shards(whole: Path) -> None:
+    shards = TokenShards.open(whole, "train")
+    index = json.loads((whole / "index.json").read_bytes())["splits"]["train"]
+    flat = np.concatenate([np.fromfile(whole / entry["file"], dtype="<u2") for entry in index["shards"]])
+    assert (shards.total, shards.text_bytes) == (len(flat), index["bytes"])
+    rng = random.Random(1)
+    border = index["shards"][0]["tokens"]
+    windows = [(0, 1), (0, len(flat)), (len(flat) - 1, 1), (border - 1, 2), (border, 1), (border - 1, 1)]
+    for _ in range(300):
+        start = rng.randrange(len(flat))
+        windows.append((start, rng.randint(1, min(3 * SHARD_TOKENS, len(flat) - start))))
+    for start, length in windows:
+        assert np.array_equal(shards.window(start, length), flat[start : start + length])
+    for start, length in ((-1, 1), (0, 0), (len(flat), 1), (0, len(flat) + 1)):
+        with pytest.raises(ValueError, match="is not inside"):
+            shards.window(start, length)
+    with pytest.raises(ValueError, match="no split 'test'"):
+        TokenShards.open(whole, "test")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "lengthened", "missing"])
+def test_a_damaged_shard_is_named(tmp_path: Path, whole: Path, damage: str) -> None:
+    shutil.copytree(whole, tmp_path / "tokens")
+    shard = tmp_path / "tokens" / "train-00003.bin"
+    if damage == "missing":
+        shard.unlink()
+    else:
+        os.truncate(shard, shard.stat().st_size + (1 if damage == "lengthened" else -1))
+    with pytest.raises(ValueError, match=str(shard)):
+        TokenShards.open(tmp_path / "tokens", "train")
+
+
+def test_a_shard_damaged_before_the_resume_is_built_again(
+    tmp_path: Path, whole: Path, corpus: Path, tokenizer: Path
+) -> None:
+    build(tmp_path, corpus, tokenizer)
+    os.truncate(tmp_path / "train-00003.bin", 7)
+    (tmp_path / "index.json").unlink()
+    before = (tmp_path / "train-00002.bin").stat().st_ino
+    build(tmp_path, corpus, tokenizer)
+    assert results(tmp_path) == results(whole)
+    assert (tmp_path / "train-00002.bin").stat().st_ino == before
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_random_moments_it_goes_on_and_gives_the_same_bytes(
+    tmp_path: Path, whole: Path, corpus: Path, tokenizer: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    command = [sys.executable, "-c", BUILD, tmp_path, corpus, tokenizer, str(SHARD_TOKENS)]
+    total = len(list(whole.glob("*.bin")))
+    kills = 0
+    for target in sorted(rng.sample(range(total - 2), 3)):
+        process = subprocess.Popen(command)
+        while process.poll() is None and len(list(tmp_path.glob("*.bin"))) <= target:
+            time.sleep(0.001)
+        time.sleep(rng.random() * 0.01)
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+    assert kills >= 1
+    record = json.loads((tmp_path / "scratch" / "shards.json").read_bytes())
+    kept = {entry["file"]: (tmp_path / entry["file"]).stat().st_ino for entries in record.values() for entry in entries}
+    assert kept
+    subprocess.run(command, check=True)
+    assert results(tmp_path) == results(whole)
+    assert {name: (tmp_path / name).stat().st_ino for name in kept} == kept
+
+
+def test_a_full_disk_stops_it_and_the_next_run_completes(
+    tmp_path: Path, whole: Path, corpus: Path, tokenizer: Path
+) -> None:
+    """A limit on file size stands for the disk: every shard but the largest, a late one, passes."""
+    command = [sys.executable, "-c", BUILD, tmp_path, corpus, tokenizer, str(SHARD_TOKENS)]
+    limit = max(path.stat().st_size for path in whole.glob("*.bin")) - 1
+    full = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert full.returncode == 1
+    assert full.stderr.rstrip().splitlines()[-1].startswith("OSError: [Errno 27] File too large")
+    assert not list(tmp_path.rglob("*.part"))
+    kept = {path.name: path.stat().st_ino for path in tmp_path.glob("*.bin")}
+    assert 1 <= len(kept) < len(list(whole.glob("*.bin")))
+    subprocess.run(command, check=True)
+    assert results(tmp_path) == results(whole)
+    assert {name: (tmp_path / name).stat().st_ino for name in kept} == kept
+
+
+def test_leftovers_of_a_killed_writer_are_swept(tmp_path: Path, whole: Path, corpus: Path, tokenizer: Path) -> None:
+    (tmp_path / ".train-00000.bin.4711.part").write_bytes(b"half a shard")
+    build(tmp_path, corpus, tokenizer)
+    assert results(tmp_path) == results(whole)
+
+
+def test_a_tokenizer_that_tiktoken_cannot_follow_stops_the_run(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
+    saved = json.loads((tokenizer / "tokenizer.json").read_bytes())
+    saved["normalizer"] = {"type": "Lowercase"}
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps(saved))
+    with pytest.raises(RuntimeError, match="encode document 'topics/"):
+        build(tmp_path / "tokens", corpus, tmp_path / "tokenizer")
+
+
+def test_an_empty_split_is_refused_with_a_way_out(tmp_path: Path, tokenizer: Path) -> None:
+    with pytest.raises(ValueError, match=r"raise corpus\.validation_share"):
+        build(tmp_path / "a", make_corpus(tmp_path / "no_validation", validation=0, limit=20), tokenizer)
+    with pytest.raises(ValueError, match="no training documents"):
+        build(tmp_path / "b", make_corpus(tmp_path / "no_train", validation=20, limit=20), tokenizer)
+
+
+def test_a_vocabulary_over_65536_takes_four_bytes_an_id(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
+    wide = wide_tokenizer(tmp_path / "wide", tokenizer, 65_536)
+    build(tmp_path / "tokens", corpus, wide)
+    shards = TokenShards.open(tmp_path / "tokens", "validation")
+    window = shards.window(0, shards.total)
+    text_tokenizer = TextTokenizer.load(wide)
+    assert window.dtype == np.uint32
+    assert window.max() == text_tokenizer.eot == 65_792
+    texts = [document.text for document in read_documents(corpus, "validation")]
+    assert text_tokenizer.decode(window.tolist(), skip_special=False) == "".join(t + "<|endoftext|>" for t in texts)
