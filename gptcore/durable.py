@@ -38,7 +38,7 @@ def sync_directory(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def writing(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that appears at `path` only when the block ends well.
 
     1. Write to a hidden neighbour. 2. fsync it. 3. Rename. 4. fsync the directory.
@@ -47,7 +47,7 @@ def writing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with aside.open(mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:
+        with aside.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -124,7 +124,8 @@ def _latest(stage: Stage, preset: Preset, store: Store) -> Manifest | None:
     """The youngest output of a stage, of this preset where there is one."""
     every = store.manifests(stage.name)
     own = [m for m in every if m.preset == preset.name]
-    return (own or every or [None])[-1]
+    youngest = own or every
+    return youngest[-1] if youngest else None
 
 
 def _expected(past: Manifest | None, preset: Preset) -> float | None:

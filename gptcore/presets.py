@@ -9,12 +9,15 @@ import types
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from gptcore.config import Preset, Skill
+
+
+Validated = TypeVar("Validated", bound=BaseModel)
 
 
 class ConfigError(ValueError):
@@ -154,7 +157,7 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
     return f"{field} is {error['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _validated(model: type[Any], values: Any, what: str) -> Any:
+def _validated(model: type[Validated], values: Any, what: str) -> Validated:
     try:
         return model.model_validate(values)
     except ValidationError as failure:

@@ -41,7 +41,8 @@ def stages(preset: Preset) -> dict[str, Stage]:
     skills = tuple(preset.finetune)
     models = {"base": "pretrain", **{skill: f"finetune-{skill}" for skill in skills}}
     benchmarks = tuple(f"benchmark-{model}" for model in models)
-    text, learning = ("text",), ("model", "training", "text/tokenizer.py", "text/skills.py")
+    skill_code = ("text/skills.py", "text/docstring_items.py")
+    text, learning = ("text",), ("model", "training", "text/tokenizer.py", *skill_code)
     every = [
         Stage("corpus", 1, (), lambda p: _dump(p.corpus), (), text, root=True),
         Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), ("text/tokenizer.py",)),
@@ -58,7 +59,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
                 (stage, "corpus"),
                 _benchmark(model),
                 ("torch", "lm-eval", "rouge-score"),
-                ("evaluation", "adapters/lm_eval.py", "model", "text/skills.py"),
+                ("evaluation", "adapters/lm_eval.py", "adapters/lm_eval_tasks.py", "model", *skill_code),
             )
             for model, stage in models.items()
         ),

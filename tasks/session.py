@@ -19,7 +19,7 @@ from gptcore.work import Outcome, Work
 from tasks.home import home, tracking_uri
 from tasks.provenance import git_state
 from tasks.result import Display, Quiet, StageResult
-from tasks.tracking import ParentTracking
+from tasks.tracking import ParentTracking, Status
 
 StageFunction = Callable[[Work], Outcome]
 
@@ -45,6 +45,8 @@ class Session:
         self.store = Store(self.home / "store")
         self.display: Display = display or Quiet()
         self.results: dict[str, StageResult] = {}
+        self.running: tuple[str, str | None] | None = None
+        """Key and MLflow run of the stage at work."""
         self._verified: set[str] = set()
         identity = sha256_json([preset.model_dump(mode="json", exclude={"runtime"}), sources])
         self.tracking = ParentTracking(preset, identity, self.home, tracking_uri(self.home), self.display.say)
@@ -163,12 +165,14 @@ class Session:
             on_say=lambda line: self.display.say(f"{stage.name}: {line}"),
         )
         run = self.tracking.open_stage(stage.name, planned, directory, self._tags(stage, planned))
+        self.running = (planned.key, run.run_id)
         self.display.stage_started(stage.name, resumed)
         started = time.monotonic()
-        status = "FAILED"
+        status: Status = "FAILED"
         try:
-            with work.signals(), run.following(work):
-                outcome = function(work)
+            with work.signals():
+                with run.following(work):
+                    outcome = function(work)
                 work.drop_scratch()
                 manifest = self._commit(stage, planned, directory, outcome, attempts, started, run.run_id)
             status = "FINISHED"

@@ -75,7 +75,9 @@ def test_unknown_skill(tmp_path: Path) -> None:
 
 
 def test_overrides_reach_every_level_and_win() -> None:
-    preset = load_preset("quickstart", ["pretrain.learning_rate=3e-4", "finetune.qa.steps=77", "corpus.held_out=[numpy]"])
+    preset = load_preset(
+        "quickstart", ["pretrain.learning_rate=3e-4", "finetune.qa.steps=77", "corpus.held_out=[numpy]"]
+    )
     assert preset.pretrain.learning_rate == 3e-4
     assert preset.finetune["qa"].steps == 77
     assert preset.corpus.held_out == ("numpy",)

@@ -18,9 +18,21 @@ KEY = "ab" * 32
 def commit(store: Store, directory: Path, results: tuple[str, ...] = ("*.txt",)) -> Manifest:
     def manifest(files: dict[str, FileRecord], digest: str) -> Manifest:
         return Manifest(
-            stage="corpus", key=KEY, identity={"stage": "corpus"}, output_digest=digest, files=files, metrics={},
-            seconds=1.0, attempts=1, finished=time.time(), preset="x", code_digest="", git={}, execution={},
-            mlflow_run_id=None, mlflow_parent_run_id=None,
+            stage="corpus",
+            key=KEY,
+            identity={"stage": "corpus"},
+            output_digest=digest,
+            files=files,
+            metrics={},
+            seconds=1.0,
+            attempts=1,
+            finished=time.time(),
+            preset="x",
+            code_digest="",
+            git={},
+            execution={},
+            mlflow_run_id=None,
+            mlflow_parent_run_id=None,
         )
 
     return store.commit(manifest, directory, results)

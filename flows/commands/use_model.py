@@ -38,7 +38,8 @@ def _said(options: argparse.Namespace) -> str:
     loaded = load(directory)
     if options.command == "generate":
         text = fields["document"]
-        return text + loaded.generate([text], options.max_new_tokens, options.temperature, seed=options.seed)[0]
+        new = loaded.generate([text], options.max_new_tokens, options.temperature, seed=options.seed)
+        return f"{text}{new[0]}"
     return loaded.answer([fields])[0]
 
 

@@ -42,6 +42,8 @@ def _check(store: Store, manifest: Manifest) -> str | None:
         store.verify(manifest)
     except Damaged as damage:
         problem = damage.problem
+    except OSError as error:  # a bad disk, or someone removed it meanwhile
+        problem = f"{error.filename} cannot be read: {error.strerror}"
     directory = store.directory(manifest.stage, manifest.key)
     print(_line("damaged" if problem else "ok", directory, problem or f"{len(manifest.files)} files"), flush=True)
     return problem

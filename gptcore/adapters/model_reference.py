@@ -1,0 +1,57 @@
+"""What a MODEL on the command line stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gptcore.adapters.mlflow_client import MlflowException, asking, download_artifacts
+from gptcore.adapters.mlflow_history import get_run
+from gptcore.adapters.mlflow_runs import KEY, Tracker, local_path
+from gptcore.store import Store
+
+
+def model_directory(reference: str, uri: str, home: Path, say: Callable[[str], None]) -> Path:
+    """The directory of `models:/name@alias`, `models:/name/version` or `RUN/STAGE`; ValueError where there is none."""
+    tracker = Tracker(uri, home, say)
+    if reference.startswith("models:/"):
+        return _registered(reference, tracker)
+    run_name, slash, stage = reference.partition("/")
+    if not slash:
+        raise ValueError(f"MODEL {reference!r} is no directory; give a directory, models:/NAME@ALIAS, or RUN/STAGE")
+    run = get_run(tracker, run_name)
+    if stage not in run.stages or "run_id" not in run.stages[stage]:
+        raise ValueError(f"run {run.run_id[:8]} has no stage {stage!r}; it has: {', '.join(run.stages) or 'none'}")
+    with asking(uri):
+        key = tracker.client.get_run(run.stages[stage]["run_id"]).data.tags[KEY]
+    directory = Store(home / "store").directory(stage, key)
+    if not (directory / "model.safetensors").exists():
+        raise ValueError(f"{stage} of run {run.run_id[:8]} holds no model in this store ({directory})")
+    return directory
+
+
+def _registered(reference: str, tracker: Tracker) -> Path:
+    name, at, alias = reference.removeprefix("models:/").partition("@")
+    with asking(tracker.uri):
+        try:
+            if at:
+                version = tracker.client.get_model_version_by_alias(name, alias)
+            else:
+                name, _, number = name.partition("/")
+                version = tracker.client.get_model_version(name, number)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            raise ValueError(f"{reference} is not registered at {tracker.uri}; `gptmill run PRESET` makes it") from None
+        if version.model_id is None:
+            raise ValueError(f"{reference} was not published by gptmill: no logged model stands behind it")
+        location = tracker.client.get_logged_model(version.model_id).artifact_location
+        folder = local_path(location) or Path(download_artifacts(artifact_uri=location, tracking_uri=tracker.uri))
+    return _inside(folder)
+
+
+def _inside(folder: Path) -> Path:
+    found = sorted(p.parent for p in folder.rglob("model.safetensors"))
+    if not found:
+        raise ValueError(f"{folder} holds no model.safetensors")
+    return found[0]

@@ -1,0 +1,1 @@
+"""Scores, baselines, overlap and the report."""

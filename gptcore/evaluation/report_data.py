@@ -1,0 +1,83 @@
+"""The report's sections on the corpus, the tokenizer and the published models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gptcore.evaluation.report_page import Markup, code, folded, joined, paragraph, table
+from gptcore.evaluation.report_words import NOT_MEASURED, flat, number, size
+from gptcore.text.documents import SPLITS
+
+
+def stage_json(inputs: Mapping[str, Path], stage: str, name: str) -> Any:
+    """A stage's JSON file, or None where the stage or the file is absent."""
+    path = inputs[stage] / name if stage in inputs else None
+    if path is None or not path.exists():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is broken: {error}; `gptmill verify {stage}` tells more") from None
+
+
+def published(inputs: Mapping[str, Path]) -> Markup:
+    """Registered versions, and what the gate said."""
+    published = stage_json(inputs, "publish", "published.json")
+    if not published:
+        return paragraph("Nothing was published.", "soft")
+    rows = [
+        (skill, code(entry["uri"]), "yes" if entry["promoted"] else "no", entry["champion"] or "none", entry["reason"])
+        for skill, entry in published.items()
+    ]
+    return table(("skill", "model", "became champion", "champion now", "why"), rows)
+
+
+def corpus(inputs: Mapping[str, Path]) -> Markup:
+    """The data card."""
+    data = stage_json(inputs, "corpus", "data_card.json")
+    if data is None:
+        return NOT_MEASURED
+    splits = [(split, f"{data['documents'][split]:,}", size(data["bytes"][split])) for split in SPLITS]
+    left_out = [(what.replace("_", " "), f"{count:,}") for what, count in data.get("dropped", {}).items() if count]
+    if data.get("cut"):
+        left_out.append(("shortened to the length limit", f"{data['cut']:,}"))
+    pieces = [table(("split", "documents", "text"), splits, (1, 2))]
+    if left_out:
+        pieces.append(table(("left out", "documents"), left_out, (1,)))
+    sources = [
+        (number, source["kind"], f"{sum(source['documents'].values()):,}", size(sum(source["bytes"].values())))
+        for number, source in enumerate(data.get("sources", ()), 1)
+    ]
+    pieces.append(table(("source", "kind", "documents", "text"), sources, (2, 3)))
+    packages = [
+        (
+            name,
+            of["version"],
+            "yes" if of["held_out"] else "",
+            f"{sum(of['documents'].values()):,}",
+            size(sum(of["bytes"].values())),
+        )
+        for name, of in sorted(data.get("packages", {}).items())
+    ]
+    if packages:
+        listed = table(("package", "version", "held out", "documents", "text"), packages, (3, 4))
+        pieces.append(folded(f"Packages and their versions: {len(packages)}", listed))
+    return joined(pieces)
+
+
+def tokenizer(inputs: Mapping[str, Path]) -> Markup:
+    """Size and density."""
+    found = stage_json(inputs, "tokenizer", "statistics.json")
+    if found is None:
+        return NOT_MEASURED
+    rows = [
+        (name.replace("_", " ").replace(".", ": "), number(value) if isinstance(value, int | float) else code(value))
+        for name, value in flat({k: v for k, v in found.items() if k != "special_tokens"})
+    ]
+    special = ", ".join(f"{name} = {number}" for name, number in found.get("special_tokens", {}).items())
+    return joined(
+        [table(("", "value"), rows), paragraph(joined(["Special tokens: ", code(special)]), "soft") if special else ""]
+    )

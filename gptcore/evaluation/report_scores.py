@@ -1,0 +1,185 @@
+"""The report's sections on benchmarks and samples, from each model's scores.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gptcore.evaluation.comparison import ABOUT_OTHERS, STDERR, Verdict, verdict
+from gptcore.evaluation.report_data import stage_json
+from gptcore.evaluation.report_page import Markup, definitions, element, figure, joined, paragraph, table
+from gptcore.evaluation.report_plots import Bars, bars
+from gptcore.evaluation.report_words import DASH, NOT_MEASURED, with_error
+
+SAMPLES = 4
+"""Best and worst answers shown of each skill."""
+SAMPLE_CHARS = 600
+"""Longer texts of a sample are cut on the page; the stage's files hold them whole."""
+
+Scores = Mapping[str, Mapping[str, Any]]
+"""Results by task, as scores.json holds them."""
+
+
+def read_scores(directory: Path) -> Scores:
+    """Results of a benchmark stage; none where it left none."""
+    found = stage_json({"benchmark": directory}, "benchmark", "scores.json")
+    return found["tasks"] if found else {}
+
+
+def benchmarks(scores: Mapping[str, Scores]) -> Markup:
+    """Every task's tables. scores: by the model measured."""
+    tasks = list(dict.fromkeys(task for results in scores.values() for task in results))
+    if not tasks:
+        return NOT_MEASURED
+    explained = paragraph("Value ± standard error, with the 95 % interval under it.", "soft")
+    return joined([explained, *(_task(task, {m: r[task] for m, r in scores.items() if task in r}) for task in tasks)])
+
+
+def _task(task: str, results: Mapping[str, Mapping[str, Any]]) -> Markup:
+    """One task's tables: results by the model measured."""
+    models = sorted(results, key=lambda model: (model == "base", model != task))  # a skill's own model first, base last
+    first = results[models[0]]
+    pieces = [element("h3", f"{task}: {first['n']:,} items")]
+    pieces.append(
+        _metric_table(
+            [("", first["n"], {m: results[m]["metrics"] for m in models})], list(own_metrics(first["metrics"]))
+        )
+    )
+    if first.get("kinds"):
+        metric = first["target_metric"]
+        rows = [
+            (kind, part["n"], {m: results[m]["kinds"][kind]["metrics"] for m in models if kind in results[m]["kinds"]})
+            for kind, part in sorted(first["kinds"].items(), key=lambda item: -item[1]["n"])
+        ]
+        pieces.append(
+            figure(_kind_bars(task, metric, rows, models), f"{task}: {metric} by kind, whiskers two standard errors")
+        )
+        pieces += [_metric_table(rows, [name], name) for name in own_metrics(first["metrics"])]
+    overlap = first.get("overlap_13gram")
+    if overlap:
+        pieces.append(
+            paragraph(
+                f"Overlap: {overlap['overlapping']:,} of {overlap['n']:,} items share a run of 13 words with the "
+                f"training text ({overlap['with_13_words']:,} are long enough to).",
+                "soft",
+            )
+        )
+    return joined(pieces)
+
+
+Row = tuple[str, int, Mapping[str, Mapping[str, float | None]]]
+"""Kind of item ("" for all), their number, metrics by model."""
+
+
+def own_metrics(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Measures of the model itself: no standard error, no baseline, no overlap."""
+    for name in metrics:
+        if not name.endswith((STDERR, *ABOUT_OTHERS)) and name != "overlap_13gram":
+            yield name
+
+
+def _metric_table(rows: Sequence[Row], metrics: Sequence[str], caption: str = "") -> Markup:
+    """One line a kind, or, for all items together, one a metric."""
+    models = list(rows[0][2])
+    has_baseline = any(f"{m}_baseline" in row[2][models[0]] for row in rows for m in metrics)
+    head = ["metric", *models] if not caption else ["kind", "items", *models]
+    if has_baseline:
+        head.append("baseline")
+    if len(models) > 1:
+        head.append(f"{models[0]} is")
+    lines = []
+    for kind, count, by_model in rows:
+        for metric in metrics:
+            cells: list[object] = [metric] if not caption else [kind, f"{count:,}"]
+            cells += [_cell(by_model.get(model, {}), metric) for model in models]
+            if has_baseline:
+                cells.append(_cell(by_model[models[0]], f"{metric}_baseline"))
+            if len(models) > 1:
+                cells.append(_against(metric, by_model.get(models[0], {}), by_model.get(models[-1], {}), models[-1]))
+            lines.append(cells)
+    return table(head, lines, range(1, len(head) - (len(models) > 1)), caption)
+
+
+def _cell(metrics: Mapping[str, float | None], name: str) -> Markup:
+    return with_error(metrics.get(name), metrics.get(name + STDERR))
+
+
+WORDS: Mapping[Verdict, str] = {"equal": "equal to", "no difference shown": "not shown to differ from"}
+
+
+def _against(metric: str, mine: Mapping[str, float | None], other: Mapping[str, float | None], name: str) -> str:
+    """`better than base`, by more than two standard errors of the difference."""
+    a, b = mine.get(metric), other.get(metric)
+    if a is None or b is None:
+        return DASH
+    errors = [metrics.get(metric + STDERR) for metrics in (mine, other)]
+    known = [error for error in errors if error is not None]
+    said = verdict(metric, a - b, math.hypot(*known) if len(known) == 2 else None)
+    if said in ("better", "worse"):
+        return f"{said} than {name}"
+    return f"{WORDS[said]} {name}" if said in WORDS else DASH
+
+
+def _kind_bars(task: str, metric: str, rows: Sequence[Row], models: Sequence[str]) -> str:
+    def of(label: str, name: str, model: str) -> Bars:
+        found = [row[2].get(model, {}) for row in rows]
+        return Bars(label, [m.get(name) for m in found], [m.get(name + STDERR) for m in found])
+
+    series = [of(model, metric, model) for model in models]
+    series.append(of("baseline", f"{metric}_baseline", models[0]))
+    return bars(f"{task}-kinds", [row[0] for row in rows], series, metric)
+
+
+def samples_of(inputs: Mapping[str, Path], scores: Mapping[str, Scores]) -> Markup:
+    """The best and worst answers of every tuned model on its own skill."""
+    pieces: list[Markup] = []
+    for skill in (model for model in scores if model != "base"):
+        result = scores[skill].get(skill)
+        path = inputs[f"benchmark-{skill}"] / f"samples-{skill}.jsonl"
+        if result is None or not path.exists():
+            pieces.append(paragraph(f"{skill}: no samples were kept.", "soft"))
+            continue
+        with path.open(encoding="utf-8") as lines:
+            every = [json.loads(line) for line in lines]
+        best, worst = extremes(every, result["target_metric"])
+        pieces.append(element("h3", f"{skill}: best, where the baseline is far off"))
+        pieces.append(_side(best, result["target_metric"], "right"))
+        pieces.append(element("h3", f"{skill}: worst"))
+        pieces.append(_side(worst, result["target_metric"], "wrong"))
+    return joined(pieces) if pieces else NOT_MEASURED
+
+
+def extremes(samples: Sequence[Mapping[str, Any]], metric: str) -> tuple[list[Any], list[Any]]:
+    """The best and the worst few by a metric. Among equals: first those that the baseline gets wrong, or gets right."""
+
+    def rank(sample: Mapping[str, Any]) -> tuple[float, float]:
+        return -sample["scores"][metric], sample["baseline_scores"][metric]
+
+    ordered = sorted(samples, key=lambda sample: (*rank(sample), sample["id"]))
+    few = min(SAMPLES, len(ordered) // 2 or len(ordered))
+    worst = sorted(samples, key=lambda sample: (*(-part for part in rank(sample)), sample["id"]))
+    return ordered[:few], worst[: min(few, len(ordered) - few)]
+
+
+def _side(samples: Sequence[Mapping[str, Any]], metric: str, side: str) -> Markup:
+    return element("div", joined(_sample(sample, metric, side) for sample in samples), "samples")
+
+
+def _sample(sample: Mapping[str, Any], metric: str, side: str) -> Markup:
+    pairs = [(name, _cut(value)) for name, value in sample["fields"].items()]
+    pairs += [
+        ("answer", element("b", _cut(sample["prediction"]))),
+        ("wanted", _cut(sample["target"])),
+        ("baseline", _cut(sample["baseline"])),
+        (metric, f"{sample['scores'][metric]:.3f} (baseline {sample['baseline_scores'][metric]:.3f})"),
+    ]
+    return element(
+        "div", joined([definitions(pairs), element("small", f"{sample['kind']} · {sample['id']}")]), f"sample {side}"
+    )
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= SAMPLE_CHARS else f"{words[:SAMPLE_CHARS]} …"

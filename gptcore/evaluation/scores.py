@@ -1,0 +1,86 @@
+"""What one prediction is worth, and how sure a mean of such scores is."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+ROUGE = ("rouge1", "rouge2", "rougeL")
+METRICS = ("exact_match", "f1", *ROUGE)
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise(answer: str) -> str:
+    """Lower case, without punctuation, articles and repeated spaces (SQuAD's script, Rajpurkar et al. 2016).
+
+    An answer that is nothing but these, such as `''` or `()`, stays as it is: else all of them would be equal.
+    """
+    plain = _ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION))
+    return " ".join(plain.split()) or " ".join(answer.split())
+
+
+def exact_match(prediction: str, target: str) -> float:
+    """1.0 when both are equal after `normalise`, else 0.0."""
+    return float(normalise(prediction) == normalise(target))
+
+
+def f1(prediction: str, target: str) -> float:
+    """Harmonic mean of precision and recall over normalised words, in [0, 1] (SQuAD)."""
+    predicted, wanted = normalise(prediction).split(), normalise(target).split()
+    shared = sum((Counter(predicted) & Counter(wanted)).values())
+    return 2 * shared / (len(predicted) + len(wanted)) if shared else 0.0
+
+
+@functools.cache
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # about 1.5 s: it imports nltk with all its models
+
+    return RougeScorer(list(ROUGE))
+
+
+def rouge(prediction: str, target: str) -> dict[str, float]:
+    """ROUGE-1, ROUGE-2 and ROUGE-L F-measures, in [0, 1], without stemming (rouge_score, Lin 2004)."""
+    return {name: float(value.fmeasure) for name, value in _rouge_scorer().score(target, prediction).items()}
+
+
+def score(metrics: Iterable[str], prediction: str, target: str) -> dict[str, float]:
+    """The named scores of one prediction; raises ValueError for a name not in METRICS."""
+    names = list(metrics)
+    if unknown := [name for name in names if name not in METRICS]:
+        raise ValueError(f"unknown metric {', '.join(unknown)}; there are: {', '.join(METRICS)}")
+    values = {"exact_match": exact_match(prediction, target), "f1": f1(prediction, target)}
+    if any(name in ROUGE for name in names):
+        values |= rouge(prediction, target)
+    return {name: values[name] for name in names}
+
+
+def mean_stderr(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and its standard error (sample deviation over root n); the error of fewer than two values is None."""
+    n = len(values)
+    if n == 0:
+        raise ValueError("no values to take a mean of")
+    mean = math.fsum(values) / n
+    if n == 1:
+        return mean, None
+    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
+
+
+def ratio_stderr(parts: Sequence[tuple[float, float]]) -> tuple[float, float | None]:
+    """Sum of numerators over sum of denominators, and its standard error (delta method over the pairs).
+
+    For bits per byte, documents being the units: tokens of one document are not independent of each other.
+    """
+    n, below = len(parts), math.fsum(b for _, b in parts)
+    if below <= 0:
+        raise ValueError("the denominators of a ratio add up to nothing")
+    ratio = math.fsum(a for a, _ in parts) / below
+    if n == 1:
+        return ratio, None
+    return ratio, math.sqrt(n / (n - 1) * math.fsum((a - ratio * b) ** 2 for a, b in parts)) / below

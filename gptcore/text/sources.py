@@ -1,0 +1,117 @@
+"""One door to every kind of source: its version, its units of work, and the documents of a unit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptcore.durable import sha256_file
+from gptcore.text import files, hub, python_docs, url
+from gptcore.text.digests import DigestCache
+from gptcore.text.documents import Document, Problem
+from gptcore.text.workers import Tell
+
+if TYPE_CHECKING:
+    from gptcore.config import Source
+
+Version = dict[str, Any]
+
+
+def resolve_source(source: Source, cache_dir: Path) -> Version:
+    """The version of a source: what its content is identified by, JSON-able, without local paths.
+
+    `cache_dir` keeps file digests by path, size, mtime and inode. Raises ValueError or FileNotFoundError with one
+    line when the source is missing or cannot be read.
+    """
+    with DigestCache(cache_dir) as cache:
+        if source.kind == "python_docs":
+            return python_docs.resolve(source, cache)
+        if source.kind == "files":
+            return files.resolve(source, cache)
+        if source.kind == "hub":
+            return hub.resolve(source, cache)
+        return url.resolve(source)
+
+
+def source_units(source: Source, version: Version) -> list[dict[str, Any]]:
+    """The units of work of a source, in corpus order: JSON-able, each with its "kind", and "package" or None."""
+    if source.kind == "python_docs":
+        found = python_docs.units(source)
+    elif source.kind == "files":
+        found = files.units(source, version)
+    elif source.kind == "hub":
+        found = hub.units(source, version)
+    else:
+        found = [{**source.model_dump(mode="json"), "version": version}]
+    return [{"package": None, **unit, "kind": source.kind} for unit in found]
+
+
+def source_labels(sources: Sequence[Source]) -> list[str]:
+    """What document ids start with: the kind, numbered from the second source of a kind on."""
+    labels: list[str] = []
+    for source in sources:
+        before = sum(label.split("-")[0] == source.kind for label in labels)
+        labels.append(f"{source.kind}-{before + 1}" if before else source.kind)
+    return labels
+
+
+@dataclass
+class Reading:
+    """A unit being read: one item for each docstring or row, and where to go on from."""
+
+    items: Iterator[Document | Problem]
+    state: Callable[[], Any] = lambda: None
+    """Whatever more than the number of items a resume needs, JSON-able."""
+    finish: Callable[[], None] = lambda: None
+    """Called at the end: raises ValueError when the source is no longer what its version says."""
+
+
+def read_unit(
+    unit: dict[str, Any], label: str, max_chars: int, scratch: Path, tell: Tell, done: int = 0, state: Any = None
+) -> Reading:
+    """Begin, or go on after `done` items, to read a unit; downloads go to `scratch`."""
+    if unit["kind"] == "python_docs":
+        items = python_docs.read_unit(unit["package"], unit["root"], unit["files"], label)
+        for _ in range(done):
+            next(items)
+        return Reading(items)
+    if unit["kind"] == "hub":
+        names = ("dataset", "config", "split", "text_field", "max_documents", "commit")
+        rows = hub.open_rows(**{name: unit[name] for name in names}, label=label, done=done, state=state)
+        return Reading(iter(rows), rows.state)
+    if unit["kind"] == "url":
+        path = _downloaded(unit, scratch, tell)
+        found = files.read_file(path, path.name, unit["text_field"], "url", label, max_chars, scratch, done)
+        return Reading(found)
+    path = Path(unit["path"])
+    found = files.read_file(path, unit["name"], unit["text_field"], "files", label, max_chars, scratch, done)
+
+    def unchanged() -> None:
+        if sha256_file(path) != unit["sha256"]:
+            raise ValueError(f"{path} changed while it was read; run again")
+
+    return Reading(found, finish=unchanged)
+
+
+def _downloaded(unit: dict[str, Any], scratch: Path, tell: Tell) -> Path:
+    told = 0.0
+
+    def progress(share: float) -> None:
+        nonlocal told
+        if time.monotonic() - told > 0.5:
+            told = time.monotonic()
+            tell({"share": share / 2})  # the other half is reading
+
+    return url.download(
+        unit["url"],
+        scratch / "downloads" / url.file_name(unit["url"]),
+        sha256=unit["sha256"],
+        expected=unit["version"],
+        timeout_s=unit["timeout_s"],
+        attempts=unit["attempts"],
+        say=lambda line: tell({"say": line}),
+        progress=progress,
+    )

@@ -1,0 +1,235 @@
+"""One file behind http or https: fetched once, resumed where it was cut, checked before it is used."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import ssl
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+from gptcore.durable import sha256_file, sync_directory, write_json
+from gptcore.text.files import format_of
+
+if TYPE_CHECKING:
+    from gptcore.config import Url
+
+CHUNK = 1 << 20
+RESOLVE_ATTEMPTS = 3
+"""Tries when only the version is asked for: a person may be waiting."""
+WORTH_ANOTHER_TRY = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses that may pass (RFC 9110)."""
+
+FIRST_PAUSE_S = 0.5
+"""Before the second try; doubles with each further one."""
+
+Say = Callable[[str], None]
+Result = TypeVar("Result")
+
+
+class Refused(ValueError):
+    """The server's answer is final: trying again would bring the same."""
+
+
+class Cut(OSError):
+    """The connection ended before the file did."""
+
+
+def file_name(url: str) -> str:
+    """The last part of the address's path; raises ValueError when no reader takes such a name."""
+    name = urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1]).replace(os.sep, "_")
+    format_of(name)
+    return name
+
+
+def resolve(source: Url) -> dict[str, Any]:
+    """The version: the given sha256 (no request made), else the server's ETag, else Last-Modified and length.
+
+    Raises ValueError when the server cannot be reached, refuses, or gives neither.
+    """
+    file_name(source.url)
+    if source.sha256 is not None:
+        return {"kind": source.kind, "sha256": source.sha256}
+
+    def ask() -> dict[str, Any]:
+        try:
+            with _open(source.url, source.timeout_s, method="HEAD") as response:
+                return _identity(response)
+        except urllib.error.HTTPError as error:
+            if error.code not in (405, 501):
+                raise
+        with _open(source.url, source.timeout_s) as response:
+            return _identity(response)
+
+    found = _tries(ask, source.url, min(source.attempts, RESOLVE_ATTEMPTS), lambda _: None)
+    if not (found.get("etag") or found.get("last_modified")):
+        raise ValueError(
+            f"{source.url}: the server gives neither ETag nor Last-Modified; set sha256 to pin the content"
+        )
+    return {"kind": source.kind, **found}
+
+
+def download(
+    url: str,
+    target: Path,
+    *,
+    sha256: str | None = None,
+    expected: dict[str, Any] | None = None,
+    timeout_s: float = 30.0,
+    attempts: int = 5,
+    say: Say = lambda _: None,
+    progress: Callable[[float], None] = lambda _: None,
+) -> Path:
+    """Fetch `url` into `target`, going on from `<target>.part` if an earlier try left one.
+
+    `sha256` is checked against all bytes; `expected` is the identity (as in the version) the server must still give.
+    `progress` gets the share done. Raises ValueError with one line when the file cannot be had as asked for.
+    """
+    if target.exists():
+        return target
+    part = target.with_name(target.name + ".part")
+    sidecar = target.with_name(target.name + ".part.json")
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+    def fetch() -> None:
+        _fetch(url, part, sidecar, timeout_s, expected, progress)
+
+    _tries(fetch, url, attempts, say)
+    if sha256 is not None:
+        actual = sha256_file(part)
+        if actual != sha256:
+            size = part.stat().st_size
+            part.unlink()
+            sidecar.unlink(missing_ok=True)
+            raise ValueError(f"{url}: the {size:,} bytes received have sha256 {actual}, expected {sha256}")
+    part.replace(target)
+    sync_directory(target.parent)
+    sidecar.unlink(missing_ok=True)
+    return target
+
+
+def _fetch(
+    url: str,
+    part: Path,
+    sidecar: Path,
+    timeout_s: float,
+    expected: dict[str, Any] | None,
+    progress: Callable[[float], None],
+) -> None:
+    """One try: append what is missing to `part`; returns when it is whole, raises when it is not."""
+    have, known = _left_over(part, sidecar)
+    headers = {}
+    if have:
+        headers = {"Range": f"bytes={have}-", "If-Range": known["etag"] or known["last_modified"]}
+    try:
+        response = _open(url, timeout_s, headers)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        # Nothing lies beyond what we have: it is whole, or it is not this file.
+        if have and have == known.get("length"):
+            return
+        part.unlink(missing_ok=True)
+        raise Cut("the part on disk does not fit the server's file; starting again") from error
+    with response:
+        found = _identity(response)
+        if expected is not None:
+            wanted = {name: expected.get(name) for name in found}
+            if any(value is not None and found[name] != value for name, value in wanted.items()):
+                raise Refused(f"{url} changed since its version was looked up; run again")
+        resumes = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        if have and resumes and any(found[name] != known[name] for name in ("etag", "last_modified", "length")):
+            part.unlink()
+            raise Cut("the file changed on the server; starting again")
+        if not resumes:
+            have = 0
+            write_json(sidecar, found)
+        with part.open("r+b" if resumes else "wb") as file:
+            file.seek(have)
+            _copy(response, file, have, found["length"], progress)
+
+
+def _left_over(part: Path, sidecar: Path) -> tuple[int, dict[str, Any]]:
+    """(bytes on disk, identity of the file they belong to); nothing without an identity to ask by."""
+    try:
+        known = json.loads(sidecar.read_bytes())
+        have = part.stat().st_size
+    except (FileNotFoundError, ValueError):
+        return 0, {}
+    # A weak ETag promises equal meaning, not equal bytes, and If-Range does not take it.
+    if str(known["etag"]).startswith("W/"):
+        known["etag"] = None
+    return (have, known) if known["etag"] or known["last_modified"] else (0, {})
+
+
+def _copy(
+    response: http.client.HTTPResponse,
+    file: IO[bytes],
+    have: int,
+    length: int | None,
+    progress: Callable[[float], None],
+) -> None:
+    try:
+        # read1: what has arrived is on disk before the next wait, so a stall costs nothing.
+        while chunk := response.read1(CHUNK):
+            file.write(chunk)
+            have += len(chunk)
+            if length:
+                progress(have / length)
+    finally:
+        file.flush()
+        os.fsync(file.fileno())
+    if length is not None and have < length:
+        raise Cut(f"the connection ended after {have:,} of {length:,} bytes")
+
+
+def _open(
+    url: str, timeout_s: float, headers: dict[str, str] | None = None, method: str = "GET"
+) -> http.client.HTTPResponse:
+    request = urllib.request.Request(
+        url, headers={"User-Agent": "gptmill", "Accept-Encoding": "identity", **(headers or {})}, method=method
+    )
+    response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=timeout_s)
+    return response
+
+
+def _identity(response: http.client.HTTPResponse) -> dict[str, Any]:
+    """What tells one content of an address from the next: {"etag", "last_modified", "length" of the whole file}."""
+    total = response.headers.get("Content-Range", "").rpartition("/")[2]
+    length = total if response.status == 206 else response.headers.get("Content-Length", "")
+    return {
+        "etag": response.headers.get("ETag"),
+        "last_modified": response.headers.get("Last-Modified"),
+        "length": int(length) if length.isdigit() else None,
+    }
+
+
+def _tries(action: Callable[[], Result], url: str, attempts: int, say: Say) -> Result:
+    """Do it again after 0.5 s, 1 s, 2 s … (each shaken, so that a crowd does not come back at once), up to 30 s."""
+    for attempt in range(1, attempts + 1):
+        try:
+            return action()
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code not in WORTH_ANOTHER_TRY:
+                raise Refused(f"{url}: the server answers {error.code} {error.reason}") from error
+            reason = f"the server answers {error.code} {error.reason}"
+        except TimeoutError:
+            reason = "no byte came in time"
+        except urllib.error.URLError as error:
+            timed_out = isinstance(error.reason, TimeoutError)
+            reason = "no answer in time" if timed_out else str(error.reason)
+        except (ConnectionError, http.client.HTTPException, ssl.SSLError, Cut) as error:
+            reason = str(error) or type(error).__name__
+        if attempt < attempts:
+            pause = min(30.0, FIRST_PAUSE_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
+            say(f"{url}: {reason}; try {attempt + 1} of {attempts} in {pause:.1f} s")
+            time.sleep(pause)
+    raise ValueError(f"{url}: {reason} ({attempts} tries)")

@@ -1,0 +1,1 @@
+"""Loop, optimizer, schedule, checkpoints: what pretraining and fine-tuning share."""

@@ -1,0 +1,191 @@
+"""What each step trains on: a pure function of (seed, step), so a resume costs nothing and loses nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gptcore import durable
+from gptcore.model.gpt import IGNORED
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One update's examples, on the CPU."""
+
+    inputs: Tensor
+    """Ids (B, T)."""
+    targets: Tensor
+    """The next ids (B, T); IGNORED where none counts."""
+    tokens: int
+    """Tokens read, padding not counted."""
+
+    @property
+    def counted(self) -> int:
+        """Targets that count."""
+        return int((self.targets != IGNORED).sum())
+
+    def split(self, micro_batch_tokens: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """(inputs, targets) of at most so many tokens each, at least one row; None gives all at once."""
+        rows = max(1, (micro_batch_tokens or self.inputs.numel()) // self.inputs.shape[1])
+        for begin in range(0, len(self.inputs), rows):
+            yield self.inputs[begin : begin + rows], self.targets[begin : begin + rows]
+
+
+def key_of(*parts: int | str) -> int:
+    """A 64-bit key out of seeds, epochs and names."""
+    return int.from_bytes(hashlib.sha256(durable.canonical_json(list(parts))).digest()[:8], "little")
+
+
+def permute(index: Integers, size: int, key: int) -> Integers:
+    """Where a keyed shuffle of range(size) sends each index.
+
+    No table, so any place of any epoch costs the same. 1. A Feistel network of six rounds is a bijection of the next
+    larger power of four. 2. What falls outside range(size) goes through it again (cycle walking, Black and Rogaway
+    2002).
+    """
+    half = max(1, ((size - 1).bit_length() + 1) // 2)  # bits
+    low = np.uint64((1 << half) - 1)
+    keys = [np.uint64(key_of(key, turn)) for turn in range(6)]
+
+    def cipher(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        left, right = x >> np.uint64(half), x & low
+        for turn_key in keys:
+            left, right = right, left ^ (_mix(right ^ turn_key) & low)
+        return (left << np.uint64(half)) | right
+
+    x = cipher(np.atleast_1d(index).astype(np.uint64))
+    while (outside := x >= size).any():
+        x[outside] = cipher(x[outside])
+    return x.astype(np.int64)
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The finaliser of splitmix64 (Steele, Lea and Flood 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class Windows(Protocol):
+    """A long row of token ids, such as `gptcore.text.tokens.TokenShards`."""
+
+    @property
+    def total(self) -> int:
+        """Tokens in all."""
+        ...
+
+    def window(self, start: int, length: int) -> npt.NDArray[np.generic]:
+        """The ids from `start` on."""
+        ...
+
+
+@dataclass(frozen=True)
+class WindowBatches:
+    """Pretraining: windows of the token shards, each once an epoch, in an order keyed by (seed, epoch)."""
+
+    shards: Windows
+    context: int
+    batch_tokens: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.shards.total <= self.context:
+            raise ValueError(
+                f"the train split holds {self.shards.total} tokens; a context of {self.context} needs at least "
+                f"{self.context + 1}: add text or lower model.context"
+            )
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of a step."""
+        rows = max(1, self.batch_tokens // self.context)
+        count = (self.shards.total - 1) // self.context  # windows; each target has its place in one of them
+        epoch, index = np.divmod(np.arange(step * rows, (step + 1) * rows), count)
+        ids = np.empty((rows, self.context + 1), dtype=np.int64)
+        for e in np.unique(epoch):
+            here = np.flatnonzero(epoch == e)
+            for row, window in zip(here, permute(index[here], count, key_of(self.seed, int(e))), strict=True):
+                ids[row] = self.shards.window(int(window) * self.context, self.context + 1)
+        both = torch.from_numpy(ids)
+        return Batch(both[:, :-1].contiguous(), both[:, 1:].contiguous(), rows * self.context)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and the answer to learn."""
+
+    prompt: Sequence[int]
+    target: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.target)
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Examples padded on the right to the longest; only the answers' tokens are targets.
+
+    Causal attention keeps the padding out of every real token's sight.
+    """
+    length = max(map(len, examples)) - 1
+    inputs = np.zeros((len(examples), length), dtype=np.int64)
+    targets = np.full((len(examples), length), IGNORED, dtype=np.int64)
+    for row, example in enumerate(examples):
+        ids = [*example.prompt, *example.target]
+        inputs[row, : len(ids) - 1] = ids[:-1]
+        targets[row, len(example.prompt) - 1 : len(ids) - 1] = example.target
+    tokens = sum(map(len, examples)) - len(examples)
+    return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), tokens)
+
+
+LENGTH_JITTER = 16
+"""Tokens by which an example may stand out of line in the sort by length: enough that its neighbours change each epoch,
+little enough that padding stays small."""
+
+
+def fill(order: Integers, lengths: Integers, batch_tokens: int) -> list[Integers]:
+    """Cut `order` where a batch padded to its longest would pass `batch_tokens`; each holds one example at least."""
+    cuts, begin, longest = [], 0, 0
+    for place, length in enumerate(lengths[order].tolist()):
+        longest = max(longest, length)
+        if place > begin and longest * (place - begin + 1) > batch_tokens:
+            cuts.append(place)
+            begin, longest = place, length
+    return np.split(order, cuts)
+
+
+def plan(lengths: Integers, batch_tokens: int, steps: int, seed: int) -> list[Integers]:
+    """Which examples each step takes, at most `batch_tokens` of them with padding (but always one).
+
+    Each epoch: 1. sort by length with a jitter; 2. cut where the padded batch is full; 3. shuffle the batches.
+    """
+    batches: list[Integers] = []
+    epoch = 0
+    while len(batches) < steps:
+        random = np.random.Generator(np.random.Philox(key=key_of(seed, epoch)))
+        order = np.argsort(lengths + random.integers(0, LENGTH_JITTER, len(lengths)), kind="stable")
+        parts = fill(order, lengths, batch_tokens)
+        batches += [parts[i] for i in random.permutation(len(parts))]
+        epoch += 1
+    return batches[:steps]
+
+
+class ExampleBatches:
+    """Fine-tuning: examples of like length together, each once an epoch."""
+
+    def __init__(self, examples: Sequence[Example], batch_tokens: int, steps: int, seed: int) -> None:
+        self.examples = examples
+        lengths = np.array([len(example) for example in examples], dtype=np.int64)
+        self.plan = plan(lengths, batch_tokens, steps, seed)
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of a step."""
+        return collate([self.examples[i] for i in self.plan[step]])

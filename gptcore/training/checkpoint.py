@@ -1,0 +1,151 @@
+"""Checkpoints: whole or absent, verified when read, the previous one kept until a newer stands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptcore import durable
+from gptcore.model.gpt import GPT
+from gptcore.model.weights import read_tensors, write_tensors
+from gptcore.training.checkpoint_names import MARKER, committed, damage, directory_of, step_of
+from gptcore.training.optimizer import optimizer_tensors, restore_optimizer
+
+KEPT = 2
+"""Recent checkpoints kept while a run lasts: should the newest be damaged, the other serves."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, beside its tensors."""
+
+    step: int
+    """Updates done."""
+    tokens: int
+    """Tokens read."""
+    seconds: float
+    """Time spent in updates."""
+    metrics_position: int
+    """Bytes of the metric log that belong to it."""
+
+
+def _random_states() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _restore_random_states(states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+class Checkpoints:
+    """The checkpoints of one run, under one directory.
+
+    `fingerprint` names what the run depends on (data, base model …) by digest; a checkpoint of another is refused.
+    """
+
+    def __init__(self, root: Path, fingerprint: Mapping[str, str], say: Callable[[str], None]) -> None:
+        self.root, self.fingerprint, self.say = root, dict(fingerprint), say
+        root.mkdir(parents=True, exist_ok=True)
+        for path in {*root.glob(".step-*.part"), *root.glob("step-*")} - set(committed(root)):
+            shutil.rmtree(path)  # what a kill left: half written, or half removed
+
+    def save(self, model: GPT, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Commit the state after an update; OSError when the disk is full, and then nothing has changed.
+
+        1. Write aside, synced, digests taken on the way. 2. The marker. 3. Rename. 4. Remove the oldest.
+        """
+        target = directory_of(self.root, progress.step)
+        aside = self.root / f".{target.name}.part"
+        state = {**vars(progress), "fingerprint": self.fingerprint, "torch": torch.__version__}
+        parts: dict[str, Mapping[str, Tensor] | bytes] = {
+            "model.safetensors": model.state_dict(),
+            "optimizer.safetensors": optimizer_tensors(model, optimizer),
+            "random.safetensors": _random_states(),
+            "state.json": durable.canonical_json(state),
+        }
+        try:
+            aside.mkdir()
+            files = {name: _write_part(aside / name, part) for name, part in parts.items()}
+            durable.write_json(aside / MARKER, {"files": files})
+            durable.sync_directory(aside)
+            if target.exists():
+                _remove(target)
+            aside.rename(target)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        durable.sync_directory(self.root)
+        prune(self.root, KEPT)
+
+    def restore(self, model: GPT, optimizer: torch.optim.Optimizer) -> Progress | None:
+        """Load the newest checkpoint whose digests hold; None when there is none.
+
+        Damaged ones are removed, and said. ValueError when it belongs to other data.
+        """
+        for directory in committed(self.root):
+            problem = damage(directory) or _wrong_digest(directory)
+            if problem:
+                self.say(f"checkpoint {directory.name} is damaged ({problem}); the one before it is used")
+                _remove(directory)
+                continue
+            state: dict[str, Any] = json.loads((directory / "state.json").read_bytes())
+            found = state["fingerprint"]
+            other = sorted(k for k in found.keys() | self.fingerprint if found.get(k) != self.fingerprint.get(k))
+            if other:
+                raise ValueError(
+                    f"checkpoint {directory} was made with other {', '.join(other)} than this run's; "
+                    f"remove {self.root} to start over"
+                )
+            model.load_state_dict(read_tensors(directory / "model.safetensors"))
+            restore_optimizer(model, optimizer, read_tensors(directory / "optimizer.safetensors"))
+            _restore_random_states(read_tensors(directory / "random.safetensors"))
+            return Progress(step_of(directory), state["tokens"], state["seconds"], state["metrics_position"])
+        return None
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint."""
+        return next(iter(committed(self.root)), None)
+
+
+def prune(root: Path, kept: int) -> None:
+    """Remove all checkpoints but the newest."""
+    for directory in committed(root)[kept:]:
+        _remove(directory)
+
+
+def _write_part(path: Path, part: Mapping[str, Tensor] | bytes) -> dict[str, Any]:
+    """Write one synced file; its size and digest."""
+    with path.open("wb") as file:
+        if isinstance(part, bytes):
+            file.write(part)
+            file.flush()
+            digest = durable.sha256_file(path)
+        else:
+            digest = write_tensors(file, part)
+            file.flush()
+        os.fsync(file.fileno())
+        return {"bytes": file.tell(), "sha256": digest}
+
+
+def _wrong_digest(directory: Path) -> str | None:
+    files = json.loads((directory / MARKER).read_bytes())["files"]
+    return next((f"digest of {n}" for n, f in files.items() if durable.sha256_file(directory / n) != f["sha256"]), None)
+
+
+def _remove(directory: Path) -> None:
+    """Marker first, so that a kill halfway leaves no checkpoint that looks whole."""
+    (directory / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(directory)

@@ -1,0 +1,75 @@
+"""Where training runs: the device, its arithmetic, and how fast it could be at best."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+from gptcore.config import Runtime
+
+PEAK_BFLOAT16 = {
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200 NVL": 836e12,
+    "H200": 989e12,
+    "B200": 2250e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 3090": 71e12,
+    "RTX 4090": 165e12,
+}
+"""Dense bfloat16 operations a second with float32 sums (the vendor's data sheets), by a part of the device's name."""
+
+
+def choose_device(runtime: Runtime) -> torch.device:
+    """The device meant by `runtime.device`; ValueError when a GPU is asked for and torch can use none."""
+    usable = torch.cuda.is_available()
+    if runtime.device == "cuda" and not usable:
+        raise ValueError("runtime.device is cuda, but torch can use no GPU here; set it to auto or cpu")
+    return torch.device("cuda" if usable and runtime.device != "cpu" else "cpu")
+
+
+@contextmanager
+def arithmetic(runtime: Runtime) -> Iterator[torch.device]:
+    """Inside, torch computes with `runtime.threads` threads and the same bits every time; yields the device."""
+    device = choose_device(runtime)
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    # cuBLAS reads this when it starts; without it deterministic mode refuses matrix products.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(runtime.threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+    torch.use_deterministic_algorithms(True)
+    # We read no uninitialised memory; filling it costs time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield device
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The type meant by `auto`, float32 or bfloat16."""
+    if dtype == "auto":
+        dtype = "bfloat16" if device.type == "cuda" else "float32"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Forward passes inside use the type; weights stay in float32."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """Operations a second at best, or None where the table does not know the device."""
+    if device.type != "cuda" or dtype != torch.bfloat16:
+        return None
+    name = torch.cuda.get_device_name(device)
+    known = [part for part in PEAK_BFLOAT16 if part in name]
+    return PEAK_BFLOAT16[max(known, key=len)] if known else None

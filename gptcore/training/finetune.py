@@ -1,0 +1,112 @@
+"""The finetune stages: a base model taught one skill."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+from gptcore import durable
+from gptcore.config import Finetune, Skill
+from gptcore.model.weights import load_model
+from gptcore.text.documents import read_documents
+from gptcore.text.skills import encode_example, items, sample_items
+from gptcore.text.tokenizer import TextTokenizer
+from gptcore.training.batches import Example, ExampleBatches
+from gptcore.training.device import arithmetic, resolve_dtype
+from gptcore.training.heldout import evaluate_examples
+from gptcore.training.loop import Job, train
+from gptcore.training.pretrain import finish
+from gptcore.work import Outcome, Work
+
+HELD_OUT_SHARE = 0.02
+"""Of the training items, where the validation split has none."""
+
+
+def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
+    """Teach the model of the input `pretrain` the skill, with items from the input `corpus`.
+
+    The prompt is masked out of the loss. ValueError when there are no items, or they cannot fit the model's context.
+    """
+    base = work.inputs["pretrain"]
+    tokenizer = TextTokenizer.load(base)
+    with arithmetic(work.runtime) as device:
+        model = load_model(base, device)
+        longest = config.max_input_tokens + config.max_target_tokens
+        if longest > model.config.context:
+            raise ValueError(
+                f"finetune.{skill.name}: max_input_tokens + max_target_tokens {longest} exceeds the base model's "
+                f"context of {model.config.context}"
+            )
+        data = examples(config, skill, tokenizer, work)
+        dtype = resolve_dtype(config.dtype, device)
+        job = Job(
+            name=f"finetune-{skill.name}",
+            config=config,
+            next_batch=ExampleBatches(data.train, config.batch_tokens, config.steps, config.seed),
+            evaluate=lambda: evaluate_examples(model, data.validation, dtype),
+            fingerprint={"items": _digest(data), "base model": durable.sha256_file(base / "model.safetensors")},
+        )
+        metrics = train(model, job, work)
+    metrics[f"{job.name}/items"] = float(len(data.train))
+    limits = {"max_input_tokens": config.max_input_tokens, "max_target_tokens": config.max_target_tokens}
+    durable.write_json(work.directory / "skill.json", skill.model_dump(mode="json") | limits)
+    return finish(model, work, base, metrics, "skill.json")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What fine-tuning reads."""
+
+    train: list[Example]
+    validation: list[Example]
+
+
+def examples(config: Finetune, skill: Skill, tokenizer: TextTokenizer, work: Work) -> Data:
+    """Encode the items of both splits, as many as the run can see; one that is too long is left out, and counted."""
+    corpus, key = work.inputs["corpus"], f"finetune-{config.seed}"
+
+    def encoded(split: str, most_items: int, most_tokens: int) -> list[Example]:
+        """An even sample, in hash order, until it holds so many tokens."""
+        found = sample_items(items(skill, read_documents(corpus, split)), most_items, key)
+        result, tokens, too_long = [], 0, 0
+        for item in found:
+            if tokens >= most_tokens:
+                break
+            try:
+                pair = encode_example(skill, item.fields, item.target, tokenizer, config.max_input_tokens)
+            except ValueError:  # the question alone is over the limit
+                too_long += 1
+                continue
+            if len(pair[1]) > config.max_target_tokens:
+                too_long += 1
+                continue
+            result.append(Example(*pair))
+            tokens += len(result[-1])
+        if too_long:
+            work.say(f"{too_long} of {len(found)} {skill.name} items of the {split} split left out: too long")
+        return result
+
+    train_items = encoded("train", config.max_items or sys.maxsize, config.steps * config.batch_tokens)
+    validation = encoded("validation", sys.maxsize, config.eval_tokens)
+    if not validation:
+        held = max(1, round(len(train_items) * HELD_OUT_SHARE))
+        validation, train_items = train_items[:held], train_items[held:]
+        work.say(f"the validation split has no {skill.name} items: {len(validation)} training items are held out")
+    if not train_items:
+        raise ValueError(
+            f"skill {skill.name} finds no training items in the corpus ({corpus}); add sources whose text "
+            f"holds some, or raise finetune.{skill.name}.max_target_tokens"
+        )
+    return Data(train_items, validation)
+
+
+def _digest(data: Data) -> str:
+    digest = hashlib.sha256()
+    for part in (data.train, data.validation):
+        for example in part:
+            for ids in (example.prompt, example.target):
+                digest.update(np.array([len(ids), *ids], dtype=np.int32).tobytes())
+    return digest.hexdigest()

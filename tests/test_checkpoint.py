@@ -1,0 +1,300 @@
+import errno
+import multiprocessing
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import (
+    MODEL,
+    VOCABULARY,
+    close_workspaces,
+    history,
+    learnable,
+    pretrain_config,
+    workspace,
+    write_tokens,
+)
+
+from gptcore.model.gpt import GPT, GPTConfig
+from gptcore.training.batches import Batch
+from gptcore.training.checkpoint import Checkpoints, Progress
+from gptcore.training.checkpoint_names import MARKER, committed, latest_step
+from gptcore.training.loop import Job, train
+from gptcore.training.optimizer import build_optimizer
+from gptcore.training.pretrain import pretrain
+from gptcore.work import MetricLog, read_metrics
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    close_workspaces()
+
+
+def run_pretraining(root: Path, name: str) -> None:
+    """What the killed process does."""
+    pretrain(MODEL, pretrain_config(steps=40, eval_every=10), workspace(root, name))
+
+
+def test_sigkill_at_random_instants_leaves_no_trace(tmp_path):
+    """Killed again and again and run anew each time: the same weights to the bit, the same metrics, each once."""
+    processes = multiprocessing.get_context("forkserver")
+    # Imported once, for all of them; an optimizer imports torch._dynamo when it is made.
+    processes.set_forkserver_preload(["gptcore.training.pretrain", "torch._dynamo", "pytest"])
+
+    def start(name):
+        process = processes.Process(target=run_pretraining, args=(tmp_path, name))
+        process.start()
+        return process
+
+    warm = start("warm")
+    warm.join()
+    started = time.monotonic()
+    whole = start("whole")
+    whole.join()
+    lasts = time.monotonic() - started
+    assert (warm.exitcode, whole.exitcode) == (0, 0)
+
+    draw = random.Random(os.urandom(8))
+    kills, exitcode = 0, None
+    while exitcode != 0:
+        process = start("killed")
+        if kills < 5:
+            process.join(draw.uniform(0.2, 0.9) * lasts)
+            if process.is_alive():
+                process.kill()
+                kills += 1
+        process.join()
+        exitcode = process.exitcode
+        assert exitcode in (0, -9)
+    assert kills >= 2
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert history(tmp_path / "killed") == history(tmp_path / "whole")
+
+
+@pytest.fixture
+def state():
+    """A model and its optimizer after an update."""
+    model = GPT(GPTConfig.of(MODEL, VOCABULARY)).initialise(1)
+    optimizer = build_optimizer(model, pretrain_config())
+    model(torch.tensor([[1, 2]]), torch.tensor([[2, 3]])).backward()
+    optimizer.step()
+    return model, optimizer
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def checkpoints(tmp_path, said):
+    return Checkpoints(tmp_path / "checkpoints", {"data": "a"}, said.append)
+
+
+def at(step):
+    return Progress(step=step, tokens=step * 128, seconds=1.5, metrics_position=0)
+
+
+def empty_state():
+    model = GPT(GPTConfig.of(MODEL, VOCABULARY)).initialise(2)
+    return model, build_optimizer(model, pretrain_config())
+
+
+def test_a_checkpoint_holds_model_optimizer_random_state_and_place(checkpoints, state):
+    model, optimizer = state
+    torch.manual_seed(5)
+    checkpoints.save(model, optimizer, at(400))
+    drawn = torch.rand(3)
+    again, its_optimizer = empty_state()
+    assert checkpoints.restore(again, its_optimizer) == at(400)
+    assert torch.equal(torch.rand(3), drawn)
+    for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        assert its_optimizer.state[ours].keys() == {"step", "exp_avg", "exp_avg_sq"}
+        for slot, value in optimizer.state[theirs].items():
+            assert torch.equal(its_optimizer.state[ours][slot], value)
+    directory = checkpoints.root / "step-000400"
+    assert {p.suffix for p in directory.iterdir()} == {".safetensors", ".json"}
+
+
+def test_the_last_two_are_kept(checkpoints, state):
+    for step in (5, 10, 15, 20):
+        checkpoints.save(*state, at(step))
+    assert [p.name for p in committed(checkpoints.root)] == ["step-000020", "step-000015"]
+    assert latest_step(checkpoints.root) == 20
+
+
+def test_nothing_to_restore(checkpoints, state, tmp_path):
+    assert checkpoints.restore(*state) is None
+    assert latest_step(checkpoints.root) is None
+    assert latest_step(tmp_path / "nowhere") is None
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "truncated": lambda d: os.truncate(d / "model.safetensors", 1000),
+    "emptied": lambda d: os.truncate(d / "optimizer.safetensors", 0),
+    "a bit flipped": lambda d: flip(d / "optimizer.safetensors"),
+    "a file gone": lambda d: (d / "random.safetensors").unlink(),
+    "state cut": lambda d: os.truncate(d / "state.json", 3),
+    "marker torn": lambda d: os.truncate(d / MARKER, 20),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_the_one_before_serves_when_the_newest_is_damaged(checkpoints, state, said, damage):
+    checkpoints.save(*state, at(5))
+    checkpoints.save(*state, at(10))
+    damage(checkpoints.root / "step-000010")
+    assert checkpoints.restore(*empty_state()) == at(5)
+    assert len(said) == 1
+    assert "step-000010 is damaged" in said[0]
+    checkpoints.save(*state, at(10))  # its place is free again
+    assert checkpoints.restore(*empty_state()) == at(10)
+
+
+def test_a_run_goes_on_from_the_one_before_a_truncated_checkpoint(tmp_path):
+    pretrain(MODEL, pretrain_config(), workspace(tmp_path, "whole"))
+    config = pretrain_config()
+    work = workspace(tmp_path, "damaged")
+
+    class Cut(BaseException):
+        pass
+
+    def cut(done, *_, **__):
+        if done >= 30:
+            raise Cut
+
+    work.on_progress = cut
+    with pytest.raises(Cut):
+        pretrain(MODEL, config, work)
+    newest = committed(work.directory / "checkpoints")[0]
+    os.truncate(newest / "model.safetensors", 5000)
+    work = workspace(tmp_path, "damaged")
+    pretrain(MODEL, config, work)
+    assert any("is damaged" in line for line in work.said)
+    assert history(tmp_path / "damaged") == history(tmp_path / "whole")
+    assert (tmp_path / "damaged/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+
+
+def test_other_data_is_refused(tmp_path):
+    pretrain(MODEL, pretrain_config(steps=6), workspace(tmp_path))
+    (tmp_path / "tokens").rename(tmp_path / "before")
+    write_tokens(tmp_path / "tokens", learnable(3000, 8), learnable(700, 2))
+    with pytest.raises(ValueError, match=r"step-000006 was made with other tokens than this run's; remove"):
+        pretrain(MODEL, pretrain_config(steps=6), workspace(tmp_path))
+
+
+def test_leftovers_of_a_kill_are_swept(checkpoints, state, said):
+    checkpoints.save(*state, at(5))
+    (checkpoints.root / ".step-000010.part").mkdir()
+    (checkpoints.root / ".step-000010.part" / "model.safetensors").write_bytes(b"half")
+    half_removed = checkpoints.root / "step-000001"
+    half_removed.mkdir()
+    (half_removed / "state.json").write_text("{}")
+    again = Checkpoints(checkpoints.root, {"data": "a"}, said.append)
+    assert [p.name for p in again.root.iterdir()] == ["step-000005"]
+    again.save(*state, at(10))
+
+
+class Lid:
+    """No file may grow past `size`: what a full disk looks like to whoever writes. EFBIG instead of ENOSPC."""
+
+    def __init__(self):
+        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def close(self, size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, self.before[1]))
+
+    def open(self):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+
+@pytest.fixture
+def lid():
+    lid = Lid()
+    yield lid
+    lid.open()
+
+
+def test_a_save_on_a_full_disk_leaves_the_last_good_one(checkpoints, state, lid):
+    checkpoints.save(*state, at(5))
+    lid.close(20_000)
+    with pytest.raises(OSError) as refused:
+        checkpoints.save(*state, at(10))
+    lid.open()
+    assert refused.value.errno == errno.EFBIG
+    assert [p.name for p in checkpoints.root.iterdir()] == ["step-000005"]
+    assert checkpoints.restore(*empty_state()) == at(5)
+
+
+def test_training_goes_on_while_the_disk_is_full_and_saves_once_there_is_room(tmp_path, lid):
+    model = GPT(GPTConfig.of(MODEL, VOCABULARY)).initialise(1)
+    work = workspace(tmp_path, checkpoint_every=10)
+    batch = torch.arange(33)[None]
+    latest = {}
+
+    def next_batch(step):
+        latest[step] = latest_step(work.directory / "checkpoints")
+        if step == 15:
+            lid.close(20_000)
+        if step == 23:
+            lid.open()
+        return Batch(batch[:, :-1], batch[:, 1:], 32)
+
+    config = pretrain_config(steps=40)
+    train(model, Job("pretrain", config, next_batch, lambda: {"val_loss": 1.0}, {}), work)
+    assert latest[20] == latest[23] == 10  # the save of step 20 failed, and again at 21 and 22
+    assert latest[24] == 24
+    assert [line.split(" (")[0] for line in work.said] == [
+        "no room for the checkpoint of step 20",
+        "checkpoint of step 24 saved; there is room again",
+    ]
+    assert latest_step(work.directory / "checkpoints") == 40
+
+
+def test_metrics_wait_in_memory_while_the_disk_is_full(tmp_path, lid):
+    log = MetricLog(tmp_path / "metrics.jsonl")
+    log.append({"loss": 1.0}, 1)
+    lid.close((tmp_path / "metrics.jsonl").stat().st_size + 7)
+    for step in (2, 3):
+        log.append({"loss": 1.0}, step)
+    assert [line["step"] for line in read_metrics(log.path)] == [1]
+    with pytest.raises(OSError, match="too large"):
+        log.position()
+    lid.open()
+    log.append({"loss": 1.0}, 4)
+    assert [line["step"] for line in read_metrics(log.path)] == [1, 2, 3, 4]
+    log.close()
+
+
+def test_an_error_that_is_not_about_room_is_raised(tmp_path):
+    model = GPT(GPTConfig.of(MODEL, VOCABULARY)).initialise(1)
+    work = workspace(tmp_path, checkpoint_every=2)
+
+    def next_batch(step):
+        if step == 1:
+            (work.directory / "checkpoints").rmdir()
+        return Batch(torch.ones(1, 8, dtype=torch.long), torch.ones(1, 8, dtype=torch.long), 8)
+
+    job = Job("pretrain", pretrain_config(), next_batch, lambda: {"val_loss": 1.0}, {})
+    with pytest.raises(FileNotFoundError):
+        train(model, job, work)
+
+
+def test_the_latest_step_is_known_without_torch(tmp_path):
+    code = "import sys; from gptcore.training.checkpoint_names import latest_step; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

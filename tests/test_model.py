@@ -1,0 +1,160 @@
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gptcore import config
+from gptcore.model.gpt import GPT, IGNORED, GPTConfig, flops_per_token, parameter_count
+from gptcore.model.weights import load_model, save_model
+
+SHAPE = GPTConfig("gpt2", n_layer=2, n_head=4, n_embd=32, context=16, vocab_size=50)
+
+
+@pytest.fixture
+def model():
+    return GPT(SHAPE).initialise(3).eval()
+
+
+@pytest.fixture
+def ids():
+    return torch.randint(0, 50, (3, 16), generator=torch.Generator().manual_seed(0))
+
+
+def test_gpt2_small_has_its_published_size_and_the_palm_count_of_operations():
+    model = GPT(GPTConfig.of(config.Model(n_layer=12, n_head=12, n_embd=768, context=1024), 50257))
+    assert parameter_count(model) == 124_439_808
+    assert flops_per_token(model, 1024) == 6 * (124_439_808 - 1024 * 768) + 12 * 12 * 768 * 1024
+
+
+def test_logits_equal_those_of_transformers(model, ids):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    with torch.no_grad():  # biases and norms away from 0 and 1, so that each one matters
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
+    theirs = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=4)).eval()
+    transposed = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+    tensors = {f"transformer.{k}": v.T if k.endswith(transposed) else v for k, v in model.state_dict().items()}
+    missing, unexpected = theirs.load_state_dict(tensors, strict=False)
+    assert (missing, unexpected) == (["lm_head.weight"], [])
+    theirs.tie_weights()
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_token_sees_only_what_came_before(model, ids):
+    changed = ids.clone()
+    changed[:, 9:] = (changed[:, 9:] + 1) % 50
+    before, after = model(ids), model(changed)
+    torch.testing.assert_close(before[:, :9], after[:, :9])
+    assert not torch.allclose(before[:, 9:], after[:, 9:])
+
+
+def test_initial_weights_follow_gpt2():
+    tensors = GPT(GPTConfig("gpt2", 8, 4, 128, 64, 1000)).initialise(1).state_dict()
+    assert tensors["wte.weight"].std().item() == pytest.approx(0.02, rel=0.02)
+    assert tensors["h.3.mlp.c_fc.weight"].std().item() == pytest.approx(0.02, rel=0.02)
+    assert tensors["h.3.mlp.c_proj.weight"].std().item() == pytest.approx(0.02 / math.sqrt(16), rel=0.02)
+    assert all((t == 0).all() for n, t in tensors.items() if n.endswith("bias"))
+    assert all((t == 1).all() for n, t in tensors.items() if ".ln_" in n and n.endswith("weight"))
+
+
+def test_initial_weights_are_the_seeds():
+    def first(seed):
+        return GPT(SHAPE).initialise(seed).state_dict()["h.0.attn.c_attn.weight"]
+
+    assert torch.equal(first(1), first(1))
+    assert not torch.equal(first(1), first(2))
+
+
+def test_loss_is_the_cross_entropy_of_the_targets_that_count(model, ids):
+    targets = ids.roll(-1, 1)
+    targets[:, :5] = IGNORED
+    expected = F.cross_entropy(model(ids)[:, 5:].reshape(-1, 50), targets[:, 5:].reshape(-1), reduction="sum")
+    places = (targets.flatten() != IGNORED).nonzero()[:, 0]
+    torch.testing.assert_close(model(ids, targets, reduction="sum"), expected)
+    torch.testing.assert_close(model(ids, targets, places, reduction="sum"), expected)
+    torch.testing.assert_close(model(ids, targets), expected / len(places))
+
+
+def test_a_sequence_over_the_context_is_refused(model):
+    with pytest.raises(ValueError, match=r"17 tokens exceeds.*16"):
+        model(torch.zeros(1, 17, dtype=torch.long))
+
+
+def test_saved_weights_come_back(model, ids, tmp_path):
+    save_model(model, tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.config == model.config
+    assert torch.equal(loaded(ids), model(ids))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_saved_bytes_are_the_same_each_time(model, tmp_path):
+    save_model(model, tmp_path / "a")
+    save_model(load_model(tmp_path / "a"), tmp_path / "b")
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("kept", [0, 5, 100, -7])
+def test_truncated_weights_are_refused(model, tmp_path, kept):
+    save_model(model, tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match="truncated or not safetensors"):
+        load_model(tmp_path)
+
+
+def _edit_config(directory, **changes):
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_weights_of_another_shape_are_refused(model, tmp_path):
+    save_model(model, tmp_path)
+    _edit_config(tmp_path, vocab_size=51)
+    with pytest.raises(ValueError, match=r"wte\.weight is \(50, 32\), config\.json says \(51, 32\)"):
+        load_model(tmp_path)
+    _edit_config(tmp_path, vocab_size=50, n_layer=3)
+    with pytest.raises(ValueError, match=r"h\.2\.ln_1\.weight is missing"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": 1}, r"unknown keys \['colour'\]"),
+        ({"n_head": 5}, "n_head 5 does not divide n_embd 32"),
+        ({"n_layer": "2"}, "n_layer '2' is not a positive whole number"),
+        ({"family": "gpt9"}, "family 'gpt9' is not one of"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(model, tmp_path, change, message):
+    save_model(model, tmp_path)
+    _edit_config(tmp_path, **change)
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path)
+
+
+def test_a_config_with_a_key_missing_or_broken_is_refused(model, tmp_path):
+    save_model(model, tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"missing keys.*n_layer"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text('{"n_layer": ')
+    with pytest.raises(ValueError, match="is not JSON"):
+        load_model(tmp_path)
+
+
+def test_pickled_weights_are_never_opened(model, tmp_path):
+    save_model(model, tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"only pickled weights \(pytorch_model\.bin\)"):
+        load_model(tmp_path)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        load_model(tmp_path)

@@ -1,0 +1,197 @@
+"""What `plan` says of every stage, and that changing one knob changes what follows from it and nothing else."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptcore.config import Preset
+from gptcore.durable import write_bytes, write_json
+from gptcore.plan import StagePlan, make_plan, select
+from gptcore.presets import ConfigError, load_preset
+from gptcore.stages import code_digest, identity, key_of, stages
+from gptcore.store import FileRecord, Manifest, Store
+
+SOURCES: list[dict[str, Any]] = [{"kind": "python_docs", "digest": "1"}]
+
+
+def finish(
+    store: Store, preset: Preset, name: str, content: bytes, sources: list[dict[str, Any]] = SOURCES
+) -> Manifest:
+    """Commit a stage as if it had run, its one result holding `content`."""
+    stage = stages(preset)[name]
+    planned = make_plan(preset, store, sources)[name]
+    assert planned.key and planned.identity
+    directory, _ = store.begin(name, planned.key, planned.identity)
+    write_bytes(directory / "result", content)
+
+    def manifest(files: dict[str, FileRecord], digest: str) -> Manifest:
+        assert planned.key and planned.identity
+        return Manifest(
+            stage=name,
+            key=planned.key,
+            identity=planned.identity,
+            output_digest=digest,
+            files=files,
+            metrics={},
+            seconds=10.0,
+            attempts=1,
+            finished=time.time(),
+            preset=preset.name,
+            code_digest=code_digest(stage.code),
+            git={},
+            execution={},
+            mlflow_run_id=None,
+            mlflow_parent_run_id=None,
+        )
+
+    return store.commit(manifest, directory, ("result",))
+
+
+def finish_all(store: Store, preset: Preset) -> None:
+    for name in stages(preset):
+        finish(store, preset, name, name.encode())
+
+
+def statuses(plan: dict[str, StagePlan]) -> dict[str, str]:
+    return {name: p.status for name, p in plan.items()}
+
+
+@pytest.fixture
+def preset() -> Preset:
+    return load_preset("quickstart")
+
+
+def test_nothing_yet(tmp_path: Path, preset: Preset) -> None:
+    plan = make_plan(preset, Store(tmp_path), SOURCES)
+    assert set(statuses(plan).values()) == {"missing"}
+    assert plan["corpus"].key is not None
+    assert plan["tokenizer"].key is None
+    assert plan["tokenizer"].reason == "upstream corpus is missing"
+
+
+def test_sources_never_resolved(tmp_path: Path, preset: Preset) -> None:
+    plan = make_plan(preset, Store(tmp_path), None)
+    assert plan["corpus"].key is None
+    assert "--refresh" in plan["corpus"].reason
+
+
+def test_all_fresh(tmp_path: Path, preset: Preset) -> None:
+    store = Store(tmp_path)
+    finish_all(store, preset)
+    plan = make_plan(preset, store, SOURCES)
+    assert set(statuses(plan).values()) == {"fresh"}
+    assert {p.expected_s for p in plan.values()} == {0.0}
+
+
+def test_one_knob_makes_stale_what_follows_from_it(tmp_path: Path, preset: Preset) -> None:
+    store = Store(tmp_path)
+    finish_all(store, preset)
+    plan = make_plan(load_preset("quickstart", ["pretrain.learning_rate=1e-5"]), store, SOURCES)
+    assert [n for n, p in plan.items() if p.status == "fresh"] == ["corpus", "tokenizer", "tokens"]
+    assert {p.status for n, p in plan.items() if n not in ("corpus", "tokenizer", "tokens")} == {"stale"}
+    assert plan["pretrain"].reason == f"learning_rate {preset.pretrain.learning_rate} -> 1e-05"
+    assert plan["finetune-qa"].key is None
+
+
+def test_execution_config_changes_no_key(tmp_path: Path, preset: Preset) -> None:
+    store = Store(tmp_path)
+    finish_all(store, preset)
+    other = load_preset("quickstart", ["runtime.workers=7", "runtime.threads=1", "runtime.checkpoint_every=3"])
+    assert set(statuses(make_plan(other, store, SOURCES)).values()) == {"fresh"}
+
+
+def test_a_new_source_version_with_the_same_bytes_stops_there(tmp_path: Path, preset: Preset) -> None:
+    store = Store(tmp_path)
+    finish_all(store, preset)
+    moved = [{"kind": "python_docs", "digest": "2"}]
+    plan = make_plan(preset, store, moved)
+    assert plan["corpus"].status == "stale"
+    assert plan["corpus"].reason == "new source version"
+    finish(store, preset, "corpus", b"corpus", moved)
+    assert set(statuses(make_plan(preset, store, moved)).values()) == {"fresh"}, "early cutoff"
+
+
+def test_a_lost_file_is_named(tmp_path: Path, preset: Preset) -> None:
+    store = Store(tmp_path)
+    finish_all(store, preset)
+    tokens = make_plan(preset, store, SOURCES)["tokens"]
+    assert tokens.key
+    (store.directory("tokens", tokens.key) / "result").unlink()
+    plan = make_plan(preset, store, SOURCES)
+    assert plan["tokens"].status == "stale"
+    assert plan["tokens"].reason == "result is lost"
+    assert plan["benchmark-base"].key is None
+
+
+def test_unfinished_training_says_its_step(tmp_path: Path, preset: Preset) -> None:
+    store = Store(tmp_path)
+    for name in ("corpus", "tokenizer", "tokens"):
+        finish(store, preset, name, name.encode())
+    planned = make_plan(preset, store, SOURCES)["pretrain"]
+    assert planned.key and planned.identity
+    directory, _ = store.begin("pretrain", planned.key, planned.identity)
+    assert make_plan(preset, store, SOURCES)["pretrain"].reason == "unfinished work"
+    write_json(directory / "checkpoints" / "step-000400" / "MARKER.json", {"files": {}})
+    planned = make_plan(preset, store, SOURCES)["pretrain"]
+    assert (planned.status, planned.step, planned.reason) == ("resumable", 400, "unfinished work at step 400")
+
+
+def test_expected_time_follows_the_tokens(tmp_path: Path, preset: Preset) -> None:
+    store = Store(tmp_path)
+    finish_all(store, preset)
+    longer = load_preset("quickstart", [f"pretrain.steps={3 * preset.pretrain.steps}"])
+    assert make_plan(longer, store, SOURCES)["pretrain"].expected_s == 30.0
+
+
+def test_every_input_of_a_key_changes_it(preset: Preset) -> None:
+    stage = stages(preset)["corpus"]
+    parts = identity(stage, preset, {}, SOURCES)
+    keys = {key_of(parts)}
+    for field in parts:
+        keys.add(key_of({**parts, field: "other"}))
+    assert len(keys) == 1 + len(parts)
+    assert key_of(parts) == key_of(dict(reversed(parts.items()))), "the order of fields is no part of a key"
+
+
+def test_no_path_in_any_identity(tmp_path: Path, preset: Preset) -> None:
+    store = Store(tmp_path)
+    finish_all(store, preset)
+    for planned in make_plan(preset, store, SOURCES).values():
+        assert str(tmp_path) not in repr(planned.identity)
+
+
+def test_stages_come_after_what_they_read(preset: Preset) -> None:
+    seen: set[str] = set()
+    for stage in stages(preset).values():
+        assert seen.issuperset(stage.inputs)
+        seen.add(stage.name)
+
+
+def test_selection(preset: Preset) -> None:
+    assert select(preset, "tokens", None, None) == ["tokens"]
+    assert select(preset, None, None, "tokens") == ["corpus", "tokenizer", "tokens"]
+    assert select(preset, None, "publish", None) == ["publish", "report"]
+    for wrong in (("token", None, None), (None, "report", "corpus"), ("corpus", "corpus", None)):
+        with pytest.raises(ConfigError):
+            select(preset, *wrong)
+
+
+def test_plan_is_quick_and_imports_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from flows.command_line import main; main(['plan', 'quickstart', '--json'])\n"
+        "heavy = {'torch', 'prefect', 'mlflow', 'lm_eval', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "GPTMILL_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr

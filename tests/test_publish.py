@@ -1,0 +1,282 @@
+"""Publication of tiny real models: what MLflow and transformers then load, and a kill at every instant."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow_fixtures import DEAD, facts, new_tracker
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from gptcore import config
+from gptcore.adapters import hf, mlflow_client
+from gptcore.adapters.hf import export_hf, from_hf, to_hf
+from gptcore.adapters.mlflow_client import MlflowClient, TrackerAway
+from gptcore.adapters.mlflow_models import ModelRegistry
+from gptcore.adapters.mlflow_runs import Tracker
+from gptcore.adapters.publish import publish
+from gptcore.config import Publish
+from gptcore.durable import place, write_json
+from gptcore.load import load
+from gptcore.model.gpt import GPT, GPTConfig
+from gptcore.model.weights import load_model, save_model
+from gptcore.presets import load_skill
+from gptcore.text.documents import Document
+from gptcore.text.tokenizer import TextTokenizer, train_tokenizer
+from gptcore.work import Work
+
+FIELDS = {"context": "axis : int\n    The axis.", "question": "What type is axis?"}
+TEXT = "Return the sum of an array. axis : int, the axis along which the sum is taken. " * 20
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tokenizer")
+    (root / "corpus" / "documents").mkdir(parents=True)
+    document = {"id": "a", "source": "files", "group": "a", "package": None, "name": None, "text": TEXT}
+    assert set(document) == set(Document.__dataclass_fields__)
+    (root / "corpus" / "documents" / "train-00000.jsonl").write_text(json.dumps(document) + "\n")
+    work = Work(root / "tokenizer", {"corpus": root / "corpus"})
+    train_tokenizer(config.Tokenizer(vocab_size=280), work)
+    work.metrics.close()
+    return root / "tokenizer"
+
+
+def write_model(directory: Path, tokenizer: Path, skill: str, seed: int = 0) -> None:
+    """A finished `finetune-<skill>` stage with weights that give varied answers."""
+    vocabulary = TextTokenizer.load(tokenizer).vocab_size
+    model = GPT(GPTConfig("gpt2", 2, 2, 32, 64, vocabulary)).initialise(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)) * 0.2)
+    save_model(model, directory)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        place(tokenizer / name, directory / name)
+    limits = {"max_input_tokens": 48, "max_target_tokens": 8}
+    write_json(directory / "skill.json", {**load_skill(skill).model_dump(mode="json"), **limits})
+
+
+def write_scores(directory: Path, skill: str, value: float, stderr: float = 0.01) -> None:
+    """A finished benchmark stage."""
+    metrics: dict[str, Any] = {}
+    for name in load_skill(skill).metrics:
+        metrics |= {name: value, f"{name}_stderr": stderr, f"{name}_baseline": 0.07, f"{name}_baseline_stderr": None}
+    write_json(directory / "scores.json", {"tasks": {skill: {"metrics": metrics}, "heldout": {"metrics": {}}}})
+    sample = {"id": "d#type:axis", "fields": FIELDS, "target": "int"}
+    (directory / f"samples-{skill}.jsonl").write_text(json.dumps(sample) + "\n")
+
+
+def finished_inputs(root: Path, tokenizer: Path, value: float = 0.5) -> dict[str, Path]:
+    names = ("finetune-qa", "benchmark-qa", "benchmark-base")
+    inputs = {name: root / name for name in names}
+    if not inputs["finetune-qa"].exists():
+        write_model(inputs["finetune-qa"], tokenizer, "qa")
+    write_scores(inputs["benchmark-qa"], "qa", value)
+    write_scores(inputs["benchmark-base"], "qa", 0.1)
+    return inputs
+
+
+def run_publish(tracker: Tracker, work: Work, key: str, run_id: str | None = None) -> dict[str, Any]:
+    if run_id is None:
+        run_id = tracker.open_stage(tracker.open_parent("p", "n", {}, {}), facts("publish", key)).run_id
+    try:
+        publish(Publish(), "tiny", {"qa": load_skill("qa")}, ModelRegistry(tracker, run_id, key), work)
+    finally:
+        work.metrics.close()
+    found: dict[str, Any] = json.loads((work.directory / "published.json").read_bytes())["qa"]
+    return found
+
+
+def test_what_is_published_loads_and_answers(tmp_path: Path, tokenizer: Path) -> None:
+    tracker = new_tracker(tmp_path / "home")
+    inputs, said = finished_inputs(tmp_path, tokenizer), []
+    work = Work(tmp_path / "publish", inputs, on_say=said.append)
+    found = run_publish(tracker, work, "key")
+    assert (found["name"], found["version"], found["promoted"], found["champion"]) == ("tiny-qa", "1", True, "1")
+    assert "no champion yet" in found["reason"] and found["reason"] in said[0]
+    assert (found["score"], found["target_metric"]) == (0.5, "qa/exact_match")
+    assert found["metrics"]["qa/exact_match_base"] == 0.1 and found["metrics"]["qa/exact_match_baseline"] == 0.07
+
+    ours = load(inputs["finetune-qa"])
+    version = tracker.client.get_model_version_by_alias("tiny-qa", "champion")
+    published = mlflow_client.load_model(version.source)
+    rows = [FIELDS, {**FIELDS, "question": "What is axis?"}]
+    assert published.predict(rows) == ours.answer(rows)
+    assert published.metadata.signature.inputs.input_names() == ["context", "question"]
+    root = Path(version.source)
+    weights = inputs["finetune-qa"] / "model.safetensors"
+    assert (root / "artifacts" / "model" / "model.safetensors").samefile(weights)
+    names = {path.suffix for path in root.rglob("*") if path.is_file()}
+    assert not names & {".pkl", ".pickle", ".bin", ".pt"}
+    size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    assert abs(published.metadata.model_size_bytes - size) < 1000  # MLmodel holds its own size
+
+    exported = work.directory / "hf" / "qa"
+    theirs, words = AutoModelForCausalLM.from_pretrained(exported), AutoTokenizer.from_pretrained(exported)
+    prompt = load_skill("qa").template.format(**FIELDS)
+    ids = words(prompt, return_tensors="pt")["input_ids"]
+    assert ids[0].tolist() == ours.tokenizer.encode_prompt(prompt)
+    written = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8)[0, ids.shape[1] :]
+    assert words.decode(written, skip_special_tokens=True).strip() == ours.answer([FIELDS])[0]
+    card = (exported / "README.md").read_text(encoding="utf-8")
+    assert "| qa/exact_match | 0.5000 | 0.0100 | 0.0700 | 0.1000 |" in card
+
+
+def test_our_weights_and_theirs_are_inverses(tmp_path: Path, tokenizer: Path) -> None:
+    write_model(tmp_path, tokenizer, "qa")
+    state = load_model(tmp_path).state_dict()
+    back = from_hf({**to_hf(state), "lm_head.weight": state["wte.weight"], "transformer.h.0.attn.bias": torch.ones(1)})
+    assert list(back) == list(state) and all(torch.equal(back[name], state[name]) for name in state)
+    assert to_hf(state)["transformer.h.0.attn.c_attn.weight"].shape == (32, 96)
+
+
+def test_an_export_that_differs_is_not_published(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor + 0.001 for name, tensor in to_hf(state).items()}
+
+    tracker = new_tracker(tmp_path / "home")
+    monkeypatch.setattr(hf, "to_hf", wrong)
+    work = Work(tmp_path / "publish", finished_inputs(tmp_path, tokenizer))
+    with pytest.raises(ValueError, match=r"differ from ours by \d.*more than 1e-04"):
+        run_publish(tracker, work, "key")
+    assert tracker.client.search_registered_models() == []
+    monkeypatch.undo()
+    export_hf(tmp_path / "finetune-qa", tmp_path / "fine", "card")
+
+
+def test_a_dead_tracker_is_one_line_and_resumable(tmp_path: Path, tokenizer: Path) -> None:
+    inputs = finished_inputs(tmp_path, tokenizer)
+    away = Tracker(DEAD, tmp_path / "home", print)
+    with pytest.raises(TrackerAway, match="does not answer"):
+        run_publish(away, Work(tmp_path / "publish", inputs), "key", run_id="0" * 32)
+    assert not (tmp_path / "publish" / "published.json").exists()
+    assert run_publish(new_tracker(tmp_path / "home"), Work(tmp_path / "publish", inputs), "key")["version"] == "1"
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+CHANGES = (
+    "create_logged_model",
+    "finalize_logged_model",
+    "log_batch",
+    "log_outputs",
+    "create_registered_model",
+    "create_model_version",
+    "set_logged_model_tags",
+    "set_model_version_tag",
+    "update_model_version",
+    "set_registered_model_alias",
+)
+
+
+def test_killed_before_every_change_in_turn(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publication n dies before its n-th change of the tracker, and is then resumed: one model, one version each."""
+    tracker = new_tracker(tmp_path / "home")
+    left = 0
+
+    def counted(name: str) -> Any:
+        real = getattr(MlflowClient, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed
+            return real(*args, **kwargs)
+
+        return call
+
+    for name in CHANGES:
+        monkeypatch.setattr(MlflowClient, name, counted(name))
+    parent = tracker.open_parent("p", "n", {}, {})
+    deaths, survived = 0, False
+    while not survived:
+        key, inputs = f"key-{deaths}", finished_inputs(tmp_path, tokenizer, value=0.1 + 0.05 * deaths)
+        run = tracker.open_stage(parent, facts("publish", key)).run_id
+        directory = tmp_path / key
+        left = deaths + 1
+        try:
+            run_publish(tracker, Work(directory, inputs), key, run)
+            survived = True
+        except Killed:
+            left = 0
+            deaths += 1
+            run_publish(tracker, Work(directory, inputs), key, run)
+        assert_published_once(tracker, key, directory)
+    assert deaths == 11
+
+
+def assert_published_once(tracker: Tracker, key: str, directory: Path) -> None:
+    """One version and one whole logged model of this key, newest and best of all: candidate and champion."""
+    client, found = tracker.client, json.loads((directory / "published.json").read_bytes())["qa"]
+    versions = client.search_model_versions(f"name = 'tiny-qa' AND tags.`gptmill.key` = '{key}'")
+    models = client.search_logged_models([tracker.experiment("p")], f"tags.`gptmill.key` = '{key}'")
+    assert [str(v.version) for v in versions] == [found["version"]]
+    assert [(m.model_id, m.status.value) for m in models] == [(found["model_id"], "READY")]
+    keys = [metric.key for metric in client.get_logged_model(found["model_id"]).metrics]
+    assert len(keys) == len(set(keys)) == len(found["metrics"])
+    aliases = client.get_registered_model("tiny-qa").aliases
+    assert {name: str(version) for name, version in aliases.items()} == dict.fromkeys(
+        ("candidate", "champion"), found["version"]
+    )
+    told = client.get_model_version("tiny-qa", found["version"])
+    assert told.description == found["reason"] and found["promoted"]
+    others = client.search_model_versions("name = 'tiny-qa'")
+    assert ("no champion yet" in found["reason"]) == (len(others) == 1)
+    assert "MLmodel" in {path.name for path in Path(models[0].artifact_location).iterdir()}
+
+
+PUBLISHING = """
+import json, sys
+from pathlib import Path
+from gptcore.adapters.mlflow_lookup import default_uri
+from gptcore.adapters.mlflow_models import ModelRegistry
+from gptcore.adapters.mlflow_runs import StageFacts, Tracker
+from gptcore.adapters.publish import publish
+from gptcore.config import Publish
+from gptcore.presets import load_skill
+from gptcore.work import Work
+
+root, parent = Path(sys.argv[1]), sys.argv[2]
+tracker = Tracker(default_uri(root / "home"), root / "home", print)
+print("working", flush=True)
+run = tracker.open_stage(parent, StageFacts("publish", "key", {}, {}))
+inputs = {name: root / name for name in ("finetune-qa", "benchmark-qa", "benchmark-base")}
+work = Work(root / "publish", inputs)
+publish(Publish(), "tiny", {"qa": load_skill("qa")}, ModelRegistry(tracker, run.run_id, "key"), work)
+sys.exit(0 if run.finish("FINISHED") else 1)
+"""
+
+
+def test_sigkill_at_a_random_instant(tmp_path: Path, tokenizer: Path) -> None:
+    tracker = new_tracker(tmp_path / "home")
+    finished_inputs(tmp_path, tokenizer)
+    parent = tracker.open_parent("p", "n", {}, {})
+    for latest in (1.5, None):
+        command = [sys.executable, "-c", PUBLISHING, str(tmp_path), parent]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "working\n"
+            if latest is None:
+                assert process.wait(60) == 0
+            else:
+                time.sleep(random.uniform(0, latest))
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+    assert_published_once(tracker, "key", tmp_path / "publish")
+    runs = [run for run in tracker.client.search_runs([tracker.experiment("p")]) if run.info.run_id != parent]
+    assert [run.info.status for run in runs] == ["FINISHED"]

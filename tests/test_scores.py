@@ -1,0 +1,121 @@
+"""Scores against their definitions, baselines and n-gram overlap."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+
+import pytest
+
+from gptcore.evaluation.baselines import baseline
+from gptcore.evaluation.overlap import N, OverlapCounter, words
+from gptcore.evaluation.scores import exact_match, f1, mean_stderr, ratio_stderr, rouge, score
+from gptcore.presets import load_skill
+from gptcore.text.skills import Item
+
+
+def test_exact_match_forgives_case_articles_and_punctuation_only() -> None:
+    assert exact_match("The  Array-like.", "arraylike") == 1
+    assert exact_match("int or None", "int") == 0
+    assert exact_match("", "int") == 0
+    assert exact_match("''", "()") == 0, "answers that are nothing but punctuation are compared as they are"
+    assert exact_match("''", "''") == 1
+
+
+def test_f1_counts_shared_words() -> None:
+    assert f1("int or float", "float") == pytest.approx(2 * (1 / 3) * 1 / (1 / 3 + 1))
+    assert f1("x x y", "x y y") == pytest.approx(2 / 3)
+    assert f1("str", "int") == 0
+    assert f1("the int", "int") == 1
+
+
+def test_rouge_matches_a_hand_count() -> None:
+    # target: 5 words; prediction: 4; 3 shared words, 1 shared pair, longest common subsequence "the cat sat"
+    scores = rouge("the cat really sat", "the cat sat down today")
+    assert scores["rouge1"] == pytest.approx(2 * 3 / 9)
+    assert scores["rouge2"] == pytest.approx(2 * 1 / 7)
+    assert scores["rougeL"] == pytest.approx(2 * 3 / 9)
+
+
+def test_score_gives_the_named_metrics() -> None:
+    assert score(("exact_match", "f1"), "int", "int") == {"exact_match": 1.0, "f1": 1.0}
+    assert list(score(("rougeL",), "a b", "a b")) == ["rougeL"]
+    with pytest.raises(ValueError, match="unknown metric bleu; there are: exact_match"):
+        score(("bleu",), "a", "b")
+
+
+def test_mean_and_its_error() -> None:
+    values = [0.0, 1.0, 1.0, 0.0, 1.0]
+    mean, stderr = mean_stderr(values)
+    assert mean == 0.6
+    assert stderr == pytest.approx(statistics.stdev(values) / math.sqrt(5))
+    assert mean_stderr([0.5]) == (0.5, None)
+    with pytest.raises(ValueError, match="no values"):
+        mean_stderr([])
+
+
+def test_ratio_error_agrees_with_resampling() -> None:
+    draw = random.Random(1)
+    parts = [(size * draw.gauss(2.0, 0.4), size) for size in (draw.uniform(50, 900) for _ in range(300))]
+    ratio, stderr = ratio_stderr(parts)
+    assert ratio == pytest.approx(sum(a for a, _ in parts) / sum(b for _, b in parts))
+    resampled = [ratio_stderr(draw.choices(parts, k=len(parts)))[0] for _ in range(400)]
+    assert stderr == pytest.approx(statistics.stdev(resampled), rel=0.15)
+    with pytest.raises(ValueError, match="add up to nothing"):
+        ratio_stderr([])
+
+
+def item(kind: str, target: str, number: int, **fields: str) -> Item:
+    return Item(f"{kind}-{number}", "group", kind, fields, target)
+
+
+def test_most_frequent_answer_of_each_kind() -> None:
+    training = [item("type", "int", i) for i in range(5)] + [item("type", "str", i) for i in range(5, 8)]
+    training += [item("default", "None", i) for i in range(4)]
+    answer = baseline(load_skill("qa"), iter(training))
+    assert answer(item("type", "x", 0)) == "int"
+    assert answer(item("default", "x", 0)) == "None"
+    assert answer(item("raises", "x", 0)) == "int", "an unseen kind gets the most frequent answer of all"
+
+
+def test_lead_sentence_reads_no_training_items() -> None:
+    answer = baseline(load_skill("summarization"), iter(()))
+    text = "It sorts, e.g. names, in place. Then it returns.\nA second paragraph."
+    assert answer(item("summarization", "x", 0, document=text)) == "It sorts, e.g. names, in place"
+
+
+def test_overlap_equals_a_plain_search() -> None:
+    draw = random.Random(0)
+    vocabulary = [f"word{i}" for i in range(60)]
+
+    def text(length: int) -> str:
+        return " ".join(draw.choice(vocabulary) for _ in range(length))
+
+    training = [text(200) for _ in range(30)]
+    tests = [[text(40), text(5)] for _ in range(20)]
+    tests[3][0] += " " + " ".join(training[7].split()[20:33])  # exactly 13 words in a row
+    tests[5][0] += " " + " ".join(training[9].split()[20:32])  # one short of it
+    tests[8] = [training[1].upper().replace(" ", ", ")]  # case and punctuation do not count
+    tests.append([text(N - 1)])
+    tests.append([" ".join(training[2].split()[:7]), " ".join(training[2].split()[7:14])])  # no n-gram spans pieces
+
+    def grams(piece: str) -> set[tuple[str, ...]]:
+        found = words(piece)
+        return {tuple(found[i : i + N]) for i in range(len(found) - N + 1)}
+
+    known = set().union(*map(grams, training))
+    expected = sum(any(grams(piece) & known for piece in pieces) for pieces in tests)
+    counter = OverlapCounter(tests)
+    for document in training:
+        counter.add(document)
+    result = counter.result()
+    assert (result.items, result.long_enough, result.overlapping) == (22, 20, expected)
+    assert expected == 2
+    assert result.share == 2 / 22
+
+
+def test_overlap_of_short_items_is_nothing() -> None:
+    counter = OverlapCounter([["int"], ["a b c"]])
+    counter.add("int a b c")
+    assert (counter.result().long_enough, counter.result().overlapping) == (0, 0)
