@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-
-def running_servers(home: Path) -> dict[str, str]:
-    """Addresses that `gptmill up` recorded for processes still alive: {"prefect": url, "mlflow": url}."""
-    try:
-        recorded = json.loads((home / "servers.json").read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return {name: entry["url"] for name, entry in recorded.items() if Path(f"/proc/{entry['pid']}").exists()}
+from flows.running_servers import recorded
 
 
 def prepare_prefect(home: Path) -> None:
     """Prefect's API: the user's own, else that of `gptmill up`, else the ephemeral one with its data in the home."""
-    up = running_servers(home).get("prefect")
+    up = recorded(home).get("prefect")
     if up and "PREFECT_API_URL" not in os.environ:
-        os.environ["PREFECT_API_URL"] = f"{up}/api"
+        os.environ["PREFECT_API_URL"] = f"{up.url}/api"
     for name, value in {
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",

@@ -19,6 +19,6 @@ def resolve_device(runtime: Runtime) -> Device:
     return "cuda" if torch_has_cuda and Path("/dev/nvidia0").exists() else "cpu"
 
 
-def resolve_dtype(dtype: str, device: Device) -> str:
+def resolve_dtype(dtype: str, device: str) -> str:
     """`auto` by a static table: bfloat16 on a GPU, float32 on a CPU (which may have no bf16 units)."""
     return dtype if dtype != "auto" else {"cpu": "float32", "cuda": "bfloat16"}[device]

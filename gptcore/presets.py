@@ -16,7 +16,6 @@ from pydantic import BaseModel, ValidationError
 
 from gptcore.config import Preset, Skill
 
-
 Validated = TypeVar("Validated", bound=BaseModel)
 
 

@@ -83,7 +83,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
             tuple(stage.name for stage in every),
             lambda p: p.model_dump(mode="json", exclude={"runtime"}),
             ("matplotlib",),
-            ("evaluation/report.py",),
+            ("evaluation",),
         )
     )
     return {stage.name: stage for stage in every}

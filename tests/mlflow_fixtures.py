@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import shutil
@@ -25,6 +26,7 @@ DEAD = "http://127.0.0.1:9"
 def _template() -> Path:
     """An initialised database: MLflow's migrations take seconds, a copy none."""
     home = Path(tempfile.mkdtemp(prefix="gptmill-mlflow-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
     Tracker(default_uri(home), home, print)
     return home / "mlflow.db"
 

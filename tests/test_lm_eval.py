@@ -265,7 +265,7 @@ def test_tuned_model_is_measured_on_its_skill_and_twice_the_same(
     assert results(tmp_path / "a") == results(tmp_path / "b")
     assert sorted(results(tmp_path / "a")) == ["samples-heldout.jsonl", "samples-qa.jsonl", "scores.json"]
     assert "qa/exact_match" in first.metrics and "qa/exact_match_stderr" in first.metrics
-    assert "heldout/bits_per_byte" in first.metrics
+    assert "heldout/bits_per_byte_qa" in first.metrics
     assert not any(
         name.startswith("summarization") or "_base" in name.replace("_baseline", "") for name in first.metrics
     )

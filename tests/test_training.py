@@ -245,9 +245,9 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
 
 
 def test_auto_is_float32_on_a_cpu_and_bfloat16_on_a_gpu():
-    assert device.resolve_dtype("auto", torch.device("cpu")) == torch.float32
-    assert device.resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
-    assert device.resolve_dtype("float32", torch.device("cuda")) == torch.float32
+    assert device.torch_dtype("auto", torch.device("cpu")) == torch.float32
+    assert device.torch_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert device.torch_dtype("float32", torch.device("cuda")) == torch.float32
 
 
 # The stage

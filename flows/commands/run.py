@@ -206,7 +206,7 @@ def closing_words(summary: dict[str, Any]) -> str:
 
 HEADLINES = (
     "pretrain/val_bits_per_byte",
-    "heldout/bits_per_byte",
+    "heldout/bits_per_byte_base",
     "qa/exact_match",
     "qa/f1",
     "summarization/rouge1",

@@ -14,15 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 from urllib.request import ProxyHandler, build_opener
 
 import psutil
 
 from flows.commands.failures import FAILED, refuse
 from flows.prefect_settings import prepare_prefect
+from flows.running_servers import Running, recorded
 from gptcore.durable import write_json
-from gptcore.store import read_json
 from tasks.home import home
 
 HOST = "127.0.0.1"
@@ -52,15 +51,6 @@ class Server:
     def command(self) -> list[str]:
         """Its argument vector, by which `down` recognises the process."""
         return [sys.executable, "-m", *self.arguments]
-
-
-@dataclass(frozen=True)
-class Running:
-    """An entry of servers.json."""
-
-    url: str
-    pid: int
-    command: list[str]
 
 
 class NotStarted(RuntimeError):
@@ -161,20 +151,6 @@ def down(at: Path) -> int:
         print("nothing is running")
     (at / "servers.json").unlink(missing_ok=True)
     return 0
-
-
-def recorded(at: Path) -> dict[str, Running]:
-    """Servers of servers.json whose process still runs the recorded command; a pid given to another does not count."""
-    entries: dict[str, Any] = read_json(at / "servers.json") or {}
-    every = {name: Running(**entry) for name, entry in entries.items()}
-    return {name: running for name, running in every.items() if _command_of(running.pid) == running.command}
-
-
-def _command_of(pid: int) -> list[str] | None:
-    try:
-        return psutil.Process(pid).cmdline()
-    except psutil.Error:
-        return None
 
 
 def _users_own(server: Server) -> bool:

@@ -190,7 +190,7 @@ def benchmark(
         lines = (json.dumps(sample, sort_keys=True, ensure_ascii=False) for sample in task.pop("samples"))
         durable.write_bytes(work.directory / f"samples-{name}.jsonl", "".join(f"{line}\n" for line in lines).encode())
     durable.write_json(work.directory / "scores.json", {"model": model_stage, "tasks": tasks})
-    metrics = _headline(tasks, base)
+    metrics = _headline(tasks, "base" if base else own[0])
     work.log(metrics)
     return Outcome(results=("scores.json", "samples-*.jsonl"), metrics=metrics)
 
@@ -323,15 +323,18 @@ def _rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
     return {name: None if value is None else round(float(value), DIGITS) for name, value in values.items()}
 
 
-def _headline(tasks: Mapping[str, Mapping[str, Any]], base: bool) -> dict[str, float]:
-    """`qa/exact_match`, `qa/exact_match_type`, ...; the base model's own scores as `qa/exact_match_base`."""
+def _headline(tasks: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, float]:
+    """`qa/exact_match`, `qa/exact_match_type`, ... of the model tuned for it; any other score ends in the model's name.
+
+    So `qa/exact_match_base` and `heldout/bits_per_byte_qa` stand side by side on the parent run.
+    """
     headline: dict[str, float] = {}
 
     def put(task: str, name: str, ending: str, value: float | None) -> None:
         stem, stderr = name.removesuffix("_stderr"), "_stderr" if name.endswith("_stderr") else ""
-        own = base and not stem.endswith("_baseline") and stem != "overlap_13gram"
+        of_model = task != model and not stem.endswith("_baseline") and stem != "overlap_13gram"
         if value is not None:
-            headline[f"{task}/{stem}{ending}{'_base' if own else ''}{stderr}"] = value
+            headline[f"{task}/{stem}{ending}{f'_{model}' if of_model else ''}{stderr}"] = value
 
     for task, result in tasks.items():
         for name, value in result["metrics"].items():

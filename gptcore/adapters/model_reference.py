@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gptcore.adapters.mlflow_client import MlflowException, asking, download_artifacts
 from gptcore.adapters.mlflow_history import get_run
+from gptcore.adapters.mlflow_models import MODEL_ID
 from gptcore.adapters.mlflow_runs import KEY, Tracker, local_path
 from gptcore.store import Store
 
@@ -43,9 +44,10 @@ def _registered(reference: str, tracker: Tracker) -> Path:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             raise ValueError(f"{reference} is not registered at {tracker.uri}; `gptmill run PRESET` makes it") from None
-        if version.model_id is None:
+        model_id = version.tags.get(MODEL_ID)  # ModelVersion.model_id is None on SQLite
+        if model_id is None:
             raise ValueError(f"{reference} was not published by gptmill: no logged model stands behind it")
-        location = tracker.client.get_logged_model(version.model_id).artifact_location
+        location = tracker.client.get_logged_model(model_id).artifact_location
         folder = local_path(location) or Path(download_artifacts(artifact_uri=location, tracking_uri=tracker.uri))
     return _inside(folder)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptcore.durable import sha256_file
-from gptcore.text import files, hub, python_docs, url
+from gptcore.text import files, hub, python_docs
 from gptcore.text.digests import DigestCache
 from gptcore.text.documents import Document, Problem
-from gptcore.text.workers import Tell
 
 if TYPE_CHECKING:
     from gptcore.config import Source
+    from gptcore.text.workers import Tell
 
 Version = dict[str, Any]
 
@@ -33,6 +33,8 @@ def resolve_source(source: Source, cache_dir: Path) -> Version:
             return files.resolve(source, cache)
         if source.kind == "hub":
             return hub.resolve(source, cache)
+        from gptcore.text import url  # its HTTP client costs `plan` 16 ms
+
         return url.resolve(source)
 
 
@@ -97,6 +99,8 @@ def read_unit(
 
 
 def _downloaded(unit: dict[str, Any], scratch: Path, tell: Tell) -> Path:
+    from gptcore.text import url
+
     told = 0.0
 
     def progress(share: float) -> None:

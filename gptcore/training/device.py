@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from gptcore.config import Runtime
+from gptcore.hardware import resolve_device, resolve_dtype
 
 PEAK_BFLOAT16 = {
     "A100": 312e12,
@@ -28,10 +29,10 @@ PEAK_BFLOAT16 = {
 
 def choose_device(runtime: Runtime) -> torch.device:
     """The device meant by `runtime.device`; ValueError when a GPU is asked for and torch can use none."""
-    usable = torch.cuda.is_available()
-    if runtime.device == "cuda" and not usable:
-        raise ValueError("runtime.device is cuda, but torch can use no GPU here; set it to auto or cpu")
-    return torch.device("cuda" if usable and runtime.device != "cpu" else "cpu")
+    device = resolve_device(runtime)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"runtime.device is {runtime.device}, but torch can use no GPU here; set it to cpu")
+    return torch.device(device)
 
 
 @contextmanager
@@ -54,11 +55,9 @@ def arithmetic(runtime: Runtime) -> Iterator[torch.device]:
         torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
 
 
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+def torch_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The type meant by `auto`, float32 or bfloat16."""
-    if dtype == "auto":
-        dtype = "bfloat16" if device.type == "cuda" else "float32"
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[resolve_dtype(dtype, device.type)]
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:

@@ -15,7 +15,7 @@ from gptcore.text.documents import read_documents
 from gptcore.text.skills import encode_example, items, sample_items
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.training.batches import Example, ExampleBatches
-from gptcore.training.device import arithmetic, resolve_dtype
+from gptcore.training.device import arithmetic, torch_dtype
 from gptcore.training.heldout import evaluate_examples
 from gptcore.training.loop import Job, train
 from gptcore.training.pretrain import finish
@@ -41,7 +41,7 @@ def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
                 f"context of {model.config.context}"
             )
         data = examples(config, skill, tokenizer, work)
-        dtype = resolve_dtype(config.dtype, device)
+        dtype = torch_dtype(config.dtype, device)
         job = Job(
             name=f"finetune-{skill.name}",
             config=config,

@@ -14,7 +14,7 @@ from gptcore.config import Training
 from gptcore.model.gpt import GPT, IGNORED, flops_per_token
 from gptcore.training.batches import Batch
 from gptcore.training.checkpoint import Checkpoints, Progress
-from gptcore.training.device import autocast, peak_flops, resolve_dtype
+from gptcore.training.device import autocast, peak_flops, torch_dtype
 from gptcore.training.optimizer import build_optimizer
 from gptcore.training.schedule import learning_rate
 from gptcore.work import FULL_DISK, Work
@@ -54,7 +54,7 @@ def train(model: GPT, job: Job, work: Work) -> dict[str, float]:
     Raises NotFinite, with the weights untouched by the bad update; Interrupted at a step boundary, after a save.
     """
     config, total = job.config, job.config.steps
-    dtype = resolve_dtype(config.dtype, model.device)
+    dtype = torch_dtype(config.dtype, model.device)
     peak = peak_flops(model.device, dtype)
     optimizer = build_optimizer(model, config)
     compiled: Callable[..., torch.Tensor] = torch.compile(model) if work.runtime.compile else model

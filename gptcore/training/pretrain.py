@@ -15,7 +15,7 @@ from gptcore.model.weights import save_model
 from gptcore.text.tokens import TokenShards
 from gptcore.training.batches import WindowBatches
 from gptcore.training.checkpoint import prune
-from gptcore.training.device import arithmetic, resolve_dtype
+from gptcore.training.device import arithmetic, torch_dtype
 from gptcore.training.heldout import evaluate_text, held_out_windows
 from gptcore.training.loop import Job, train
 from gptcore.work import Outcome, Work
@@ -35,7 +35,7 @@ def pretrain(model: Model, config: Pretrain, work: Work) -> Outcome:
     batches = WindowBatches(shards, model.context, config.batch_tokens, config.seed)
     held_out = held_out_windows(validation, token_bytes, model.context, config.eval_tokens)
     with arithmetic(work.runtime) as device:
-        dtype = resolve_dtype(config.dtype, device)
+        dtype = torch_dtype(config.dtype, device)
         gpt = GPT(GPTConfig.of(model, index["vocab_size"])).initialise(config.seed).to(device)
         job = Job(
             name="pretrain",
