@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code of DESIGN section 4."""
+    """Run one command; returns the exit code that docs/stages.md explains."""
     options = parser().parse_args(arguments)
     command = importlib.import_module(f"flows.commands.{options.module}")
     try:
