@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 EXAMPLES = """examples:
   gptmill run quickstart                          the whole pipeline; again: seconds, everything reused
-  gptmill run quickstart --set pretrain.steps=800 one knob changed: only what follows from it runs
+  gptmill run quickstart --set pretrain.seed=2    one knob changed: only what follows from it runs
   gptmill run quickstart --only benchmark-qa      one stage alone
   gptmill plan laptop                             what would run, why, and how long it took last time
   gptmill ask "What is the type of axis?" --context "axis : int, default 0"

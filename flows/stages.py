@@ -17,28 +17,28 @@ import tasks.tokens
 from tasks.session import opened
 
 
-@flow(name="corpus")
+@flow(name="corpus", flow_run_name="corpus")
 def corpus(preset: str = "quickstart", overrides: list[str] | None = None) -> dict[str, Any]:
     """Sources to cleaned, deduplicated, split documents."""
     with opened(preset, overrides or ()) as session:
         return tasks.corpus.corpus(session).row()
 
 
-@flow(name="tokenizer")
+@flow(name="tokenizer", flow_run_name="tokenizer")
 def tokenizer(preset: str = "quickstart", overrides: list[str] | None = None) -> dict[str, Any]:
     """Byte-level BPE from the train split."""
     with opened(preset, overrides or ()) as session:
         return tasks.tokenizer.tokenizer(session).row()
 
 
-@flow(name="tokens")
+@flow(name="tokens", flow_run_name="tokens")
 def tokens(preset: str = "quickstart", overrides: list[str] | None = None) -> dict[str, Any]:
     """Documents to memory-mapped token shards."""
     with opened(preset, overrides or ()) as session:
         return tasks.tokens.tokens(session).row()
 
 
-@flow(name="pretrain")
+@flow(name="pretrain", flow_run_name="pretrain")
 def pretrain(preset: str = "quickstart", overrides: list[str] | None = None) -> dict[str, Any]:
     """Token shards to the base model."""
     with opened(preset, overrides or ()) as session:
@@ -59,14 +59,14 @@ def benchmark(model: str, preset: str = "quickstart", overrides: list[str] | Non
         return tasks.benchmark.benchmark(session, model).row()
 
 
-@flow(name="publish")
+@flow(name="publish", flow_run_name="publish")
 def publish(preset: str = "quickstart", overrides: list[str] | None = None) -> dict[str, Any]:
     """Tuned models to registered MLflow model versions; champion moves only through the gate."""
     with opened(preset, overrides or ()) as session:
         return tasks.publish.publish(session).row()
 
 
-@flow(name="report")
+@flow(name="report", flow_run_name="report")
 def report(preset: str = "quickstart", overrides: list[str] | None = None) -> dict[str, Any]:
     """One self-contained HTML page about everything above."""
     with opened(preset, overrides or ()) as session:

@@ -217,6 +217,9 @@ class Finetune(Training):
     """Items with a longer answer are left out of training, tokens; also the generation limit."""
     max_items: Positive | None = None
     """Training items at most, an even sample; None takes all."""
+    max_per_answer: Positive | None = None
+    """Training items at most that share one answer found in their own input; None takes all. With few, a small model
+    learns to copy; with many, to guess the frequent ones."""
 
 
 class Benchmark(Part):

@@ -5,7 +5,7 @@
     ATTEMPTS.json   tries so far: started, seconds of own work
     scratch/        committed units of unfinished work
     MANIFEST.json   written last: its presence is what makes the stage finished
-    TRACKING.json   which tracker run holds the stage, and whether everything reached it
+    TRACKING.json   by tracker: which run holds the stage there, and whether everything reached it
 """
 
 from __future__ import annotations
@@ -88,6 +88,12 @@ def read_json(path: Path) -> Any:
         return None
 
 
+def recorded_in(directory: Path, uri: str) -> dict[str, Any] | None:
+    """A stage's record in one tracker: {"run_id", "parent_run_id", "complete"}; None where it has none."""
+    record: dict[str, Any] | None = (read_json(directory / TRACKING) or {}).get(uri)
+    return record
+
+
 class Store:
     """Finished and unfinished stage outputs below one folder."""
 
@@ -120,8 +126,16 @@ class Store:
         for name, record in manifest.files.items():
             if progress:
                 progress(name)
-            if sha256_file(directory / name) != record.sha256:
+            try:
+                digest = sha256_file(directory / name)
+            except FileNotFoundError:  # another process removed it meanwhile
+                raise Damaged(manifest.stage, directory, f"{name} is lost") from None
+            if digest != record.sha256:
                 raise Damaged(manifest.stage, directory, f"{name} does not have its recorded sha256")
+
+    def reopen(self, stage: str, key: str) -> None:
+        """Make a finished output unfinished work again."""
+        (self.directory(stage, key) / MANIFEST).unlink(missing_ok=True)
 
     def discard(self, stage: str, key: str) -> None:
         """Remove a damaged or unwanted output, marker first."""

@@ -9,7 +9,7 @@ from tasks.result import StageResult
 from tasks.session import Session, StageFunction
 
 
-@task(name="corpus", **STAGE_TASK)
+@task(name="corpus", task_run_name="corpus", **STAGE_TASK)
 def corpus(session: Session) -> StageResult:
     """Sources to cleaned, deduplicated, split documents."""
 

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from gptcore.durable import write_json
+from gptcore.config import Preset
+from gptcore.durable import sha256_json, write_json
 from gptcore.store import read_json
+
+ENDED = "ended"
+"""In the record of an invocation that failed or was interrupted and said so; a killed one has none."""
 
 
 @dataclass
@@ -63,3 +67,20 @@ def abandoned(folder: Path) -> Iterator[Owner]:
             yield owner
         else:
             owner.forget()
+
+
+def invocation_identity(preset: Preset, sources: list[dict[str, Any]]) -> str:
+    """What makes two invocations the same one: preset and source versions, not where or how they run."""
+    return sha256_json([preset.model_dump(mode="json", exclude={"runtime"}), sources])
+
+
+def was_killed(folder: Path, identity: str, uri: str) -> bool:
+    """Whether a process at this invocation died without a word, so that its runs may still stand as RUNNING."""
+    for record in sorted(folder.glob("*.json")):
+        values = read_json(record) or {}
+        if (values.get("identity"), values.get("uri")) == (identity, uri) and ENDED not in values:
+            owner = claim(folder, record.stem)
+            if owner is not None:
+                owner.release()
+                return True
+    return False

@@ -9,7 +9,7 @@ from tasks.result import StageResult
 from tasks.session import Session, StageFunction
 
 
-@task(name="pretrain", **STAGE_TASK)
+@task(name="pretrain", task_run_name="pretrain", **STAGE_TASK)
 def pretrain(session: Session) -> StageResult:
     """Token shards to the base model."""
 

@@ -11,7 +11,7 @@ from tasks.result import StageResult
 from tasks.session import Session, StageFunction
 
 
-@task(name="publish", **STAGE_TASK)
+@task(name="publish", task_run_name="publish", **STAGE_TASK)
 def publish(session: Session) -> StageResult:
     """Tuned models to registered MLflow model versions; champion moves only through the gate."""
 

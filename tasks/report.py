@@ -9,7 +9,7 @@ from tasks.result import StageResult
 from tasks.session import Session, StageFunction
 
 
-@task(name="report", **STAGE_TASK)
+@task(name="report", task_run_name="report", **STAGE_TASK)
 def report(session: Session) -> StageResult:
     """One self-contained HTML page about everything above."""
 

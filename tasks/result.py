@@ -6,6 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 
+class NotFresh(RuntimeError):
+    """A stage was asked for alone, and what it reads is not there, or damaged."""
+
+
 class Display(Protocol):
     """Where the person watching is told what happens."""
 

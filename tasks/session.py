@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,23 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from gptcore.config import Preset
-from gptcore.durable import sha256_json
 from gptcore.hardware import resolve_device
 from gptcore.plan import StagePlan, make_plan, resolve_sources
 from gptcore.presets import load_preset
 from gptcore.stages import Stage, code_digest, stages
-from gptcore.store import Attempts, Damaged, FileRecord, Manifest, Store
-from gptcore.work import Outcome, Work
+from gptcore.store import Attempts, Damaged, FileRecord, Manifest, Store, recorded_in
+from gptcore.work import Outcome, Work, suppress_full_disk
 from tasks.home import home, tracking_uri
+from tasks.invocation import invocation_identity
 from tasks.provenance import git_state
-from tasks.result import Display, Quiet, StageResult
+from tasks.result import Display, NotFresh, Quiet, StageResult
 from tasks.tracking import ParentTracking, Status
 
 StageFunction = Callable[[Work], Outcome]
-
-
-class NotFresh(RuntimeError):
-    """A stage was asked for alone, and what it reads is not there."""
 
 
 class Session:
@@ -39,16 +36,19 @@ class Session:
         force: Sequence[str] = (),
         display: Display | None = None,
         at: Path | None = None,
+        command: str | None = None,
     ) -> None:
+        """command: the `gptmill run` of this preset and its overrides, for advice."""
         self.preset, self.sources, self.selected, self.force = preset, sources, list(selected), set(force)
         self.home = at or home()
         self.store = Store(self.home / "store")
         self.display: Display = display or Quiet()
+        self.command = command or f"gptmill run {preset.name}"
         self.results: dict[str, StageResult] = {}
         self.running: tuple[str, str | None] | None = None
         """Key and MLflow run of the stage at work."""
         self._verified: set[str] = set()
-        identity = sha256_json([preset.model_dump(mode="json", exclude={"runtime"}), sources])
+        identity = invocation_identity(preset, sources)
         self.tracking = ParentTracking(preset, identity, self.home, tracking_uri(self.home), self.display.say)
 
     @property
@@ -67,14 +67,13 @@ class Session:
         """
         planned = self._ready(name)
         assert planned.key
-        result = self._reuse(planned)
+        result = self._reuse(planned, quiet=True)
         if result is None:
             with self.store.lock(name, planned.key, lambda: self.display.say(f"{name}: waiting for another run of it")):
                 planned = self._ready(name)
                 result = self._reuse(planned)  # the run waited for may have finished it
                 if result is None:
-                    if planned.manifest:
-                        self.store.discard(name, planned.manifest.key)
+                    self._make_way(planned)
                     self.force.discard(name)
                     result = self._run(stages(self.preset)[name], planned, prepare())
         self.results[name] = result
@@ -87,16 +86,16 @@ class Session:
             waiting = [n for n in stages(self.preset)[name].inputs if planned[n].manifest is None]
             raise NotFresh(
                 f"{name} reads {', '.join(waiting)}, which is not fresh; "
-                f"make it so with: gptmill run {self.preset.name} --until {waiting[-1]}"
+                f"make it so with: {self.command} --until {waiting[-1]}"
             )
         return planned[name]
 
     # Reusing
 
-    def _reuse(self, planned: StagePlan) -> StageResult | None:
+    def _reuse(self, planned: StagePlan, quiet: bool = False) -> StageResult | None:
         """The finished stage, if there is one, it is intact, and nobody forces it."""
         manifest = planned.manifest
-        if manifest is None or planned.name in self.force:
+        if manifest is None or planned.name in self.force or self._unpublished(planned):
             return None
         plan = self.plan()
         readers = [n for n, s in stages(self.preset).items() if planned.name in s.inputs and n in self.selected]
@@ -104,7 +103,8 @@ class Session:
             try:
                 self._verify(manifest)
             except Damaged as damage:
-                self.display.say(f"{damage}; rebuilding it")
+                if not quiet:
+                    self.display.say(f"{damage}; rebuilding it")
                 return None
         run_id = self.tracking.ensure_recorded(manifest, self._directory(manifest))
         return StageResult(
@@ -118,16 +118,25 @@ class Session:
             run_id,
         )
 
-    def _verify(self, manifest: Manifest) -> None:
-        """Check sha256 of a stage's files once an invocation; a damaged stage is removed before Damaged is raised."""
-        if manifest.key in self._verified:
+    def _unpublished(self, planned: StagePlan) -> bool:
+        """Whether the models of a finished `publish` are registered elsewhere than in this tracker."""
+        assert planned.manifest
+        return planned.name == "publish" and self.tracking.lacks(self._directory(planned.manifest))
+
+    def _make_way(self, planned: StagePlan) -> None:
+        """Before a finished stage runs again: publication goes on in another tracker, anything else begins anew."""
+        if planned.manifest is None:
             return
-        try:
+        if planned.name not in self.force and self._unpublished(planned):
+            self.store.reopen(planned.name, planned.manifest.key)
+        else:
+            self.store.discard(planned.name, planned.manifest.key)
+
+    def _verify(self, manifest: Manifest) -> None:
+        """Check sha256 of a stage's files once an invocation; raises Damaged."""
+        if manifest.key not in self._verified:
             self.store.verify(manifest)
-        except Damaged:
-            self.store.discard(manifest.stage, manifest.key)
-            raise
-        self._verified.add(manifest.key)
+            self._verified.add(manifest.key)
 
     def _directory(self, manifest: Manifest) -> Path:
         return self.store.directory(manifest.stage, manifest.key)
@@ -143,9 +152,7 @@ class Session:
             try:
                 self._verify(manifest)
             except Damaged as damage:
-                raise NotFresh(
-                    f"{damage}; it was removed, rebuild it with: gptmill run {self.preset.name} --until {name}"
-                ) from None
+                raise NotFresh(f"{damage}; rebuild it with: {self.command} --until {name} --force {name}") from None
             paths[name] = self._directory(manifest)
         return paths
 
@@ -174,6 +181,7 @@ class Session:
                 with run.following(work):
                     outcome = function(work)
                 work.drop_scratch()
+                work.metrics.position()  # lines that waited for room must not come after the manifest
                 manifest = self._commit(stage, planned, directory, outcome, attempts, started, run.run_id)
             status = "FINISHED"
         except Exception:
@@ -182,12 +190,14 @@ class Session:
             status = "KILLED"
             raise
         finally:
-            work.metrics.close()
             if status == "FINISHED":
                 run.finish(manifest)
             else:
-                attempts.spent(time.monotonic() - started)
+                with suppress_full_disk():
+                    attempts.spent(time.monotonic() - started)
                 run.stop(status)
+            with suppress_full_disk():
+                work.metrics.close()
         return StageResult(
             stage.name,
             "resumed" if resumed else "ran",
@@ -254,9 +264,17 @@ class Session:
         """What `run --json` prints, but for the seconds."""
         return {
             "preset": self.preset.name,
-            "run_id": self.tracking.parent_run_id,
+            "run_id": self.tracking.parent_run_id or self._held_by(),
             "stages": {name: result.row() for name, result in self.results.items()},
         }
+
+    def _held_by(self) -> str | None:
+        """The pipeline run that holds the last of stages that were all reused."""
+        if not self.results:
+            return None
+        last = list(self.results.values())[-1]
+        record = recorded_in(Path(last.path), self.tracking.uri)
+        return record["parent_run_id"] if record else None
 
 
 _active: Session | None = None
@@ -274,6 +292,10 @@ def shown_on(display: Display) -> Iterator[None]:
         _display = before
 
 
+def _command(preset: str, overrides: Sequence[str]) -> str:
+    return " ".join(["gptmill run", shlex.quote(preset), *(f"--set {shlex.quote(o)}" for o in overrides)])
+
+
 @contextmanager
 def opened(
     preset: str, overrides: Sequence[str] = (), selected: Sequence[str] | None = None, force: Sequence[str] = ()
@@ -286,9 +308,12 @@ def opened(
     loaded = load_preset(preset, overrides)
     at = home()
     every = list(stages(loaded))
-    session = Session(loaded, resolve_sources(loaded, at), selected or every, force, _display, at)
+    session = Session(
+        loaded, resolve_sources(loaded, at), selected or every, force, _display, at, _command(preset, overrides)
+    )
     _active = session
     try:
+        session.tracking.begin()
         yield session
     except Exception:
         session.tracking.close("FAILED", session.results)

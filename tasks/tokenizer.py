@@ -9,7 +9,7 @@ from tasks.result import StageResult
 from tasks.session import Session, StageFunction
 
 
-@task(name="tokenizer", **STAGE_TASK)
+@task(name="tokenizer", task_run_name="tokenizer", **STAGE_TASK)
 def tokenizer(session: Session) -> StageResult:
     """Byte-level BPE from the train split."""
 

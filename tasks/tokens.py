@@ -9,7 +9,7 @@ from tasks.result import StageResult
 from tasks.session import Session, StageFunction
 
 
-@task(name="tokens", **STAGE_TASK)
+@task(name="tokens", task_run_name="tokens", **STAGE_TASK)
 def tokens(session: Session) -> StageResult:
     """Documents to memory-mapped token shards."""
 

@@ -12,11 +12,12 @@ from prefect.runtime import flow_run
 
 from gptcore.adapters.mlflow_lookup import Presence, run_presence
 from gptcore.config import Preset
-from gptcore.durable import write_json
+from gptcore.durable import canonical_json, sha256_json, write_json
 from gptcore.plan import StagePlan
-from gptcore.store import MANIFEST, TRACKING, Manifest, read_json
+from gptcore.store import MANIFEST, TRACKING, Manifest, read_json, recorded_in
 from gptcore.work import Work
-from tasks.invocation import Owner, abandoned, claim
+from tasks.invocation import ENDED, Owner, abandoned, claim
+from tasks.prefect_runs import end_as_crashed
 
 if TYPE_CHECKING:
     from gptcore.adapters.mlflow_runs import StageFacts, StageRun, Tracker
@@ -67,7 +68,9 @@ class StageTracking:
             from gptcore.adapters.mlflow_client import TrackerAway
 
             try:
-                self._parent.tracker().log_artifacts(self._run.run_id, self._directory, final_files(manifest))
+                tracker = self._parent.tracker()
+                tracker.log_artifacts(self._run.run_id, self._directory, final_files(manifest))
+                tracker.tag(self._run.run_id, {"digest": manifest.output_digest})
                 complete = self._run.finish("FINISHED", manifest.metrics)
             except TrackerAway as away:
                 self._parent.say(f"{away}; it will be told at the next run")
@@ -97,38 +100,64 @@ class ParentTracking:
             self._tracker = Tracker(self.uri, self._home, self.say)
         return self._tracker
 
+    def begin(self) -> None:
+        """Settle what dead processes left, and take this invocation's place, or again the place of one of them."""
+        self._owner = owner = self._take_over() or self._new_owner()
+        died = owner.values.pop(ENDED, None) is None and "run_id" in owner.values
+        owner.remember(flow_run_id=flow_run.id)
+        if died:
+            from gptcore.adapters.mlflow_client import TrackerAway
+
+            try:
+                self.parent()
+            except TrackerAway as away:
+                self.say(f"{away}; the run that was killed is ended later")
+
     def parent(self) -> str:
-        """The parent run's id: reopened where the same invocation died before, else new; raises TrackerAway."""
+        """The parent run's id: reopened where the same invocation ended early before, else new; raises TrackerAway."""
         if self.parent_run_id is None:
-            tracker = self.tracker()
-            owner = self._take_over(tracker) or self._new_owner()
-            self._owner = owner
-            self.parent_run_id = tracker.open_parent(
+            owner = self._owner
+            assert owner is not None
+            self.parent_run_id = self.tracker().open_parent(
                 self._preset.name,
                 self._preset.name,
                 self._preset.model_dump(mode="json"),
-                {"gptmill.invocation": owner.values["invocation"], **_prefect_tags()},
+                {"gptmill.invocation": owner.values["invocation"], **_prefect_tags(owner.values["flow_run_id"])},
             )
             owner.remember(run_id=self.parent_run_id)
         return self.parent_run_id
 
-    def _take_over(self, tracker: Tracker) -> Owner | None:
-        """What a dead process left: its runs end as KILLED, and the invocation that is ours again is kept."""
+    def _take_over(self) -> Owner | None:
+        """What dead processes left: their runs end in Prefect and MLflow, and the invocation that is ours is kept."""
         ours: Owner | None = None
         for owner in abandoned(self._folder):
-            run_id = owner.values.get("run_id")
-            mine = (owner.values["identity"], owner.values["uri"]) == (self._identity, self.uri)
-            if (
-                owner.values["uri"] == self.uri
-                and run_id
-                and run_presence(self.uri, [run_id])[run_id] is not Presence.ABSENT
-            ):
-                tracker.kill_unfinished(run_id, parent_too=not mine)
-            if mine and ours is None:
+            end_as_crashed(owner.values.get("flow_run_id"))
+            mine = ours is None and (owner.values["identity"], owner.values["uri"]) == (self._identity, self.uri)
+            settled = self._kill_runs(owner, parent_too=not mine)
+            if mine:
                 ours = owner
-            else:
+            elif settled:
                 owner.forget()
+            else:
+                owner.release()
         return ours
+
+    def _kill_runs(self, owner: Owner, parent_too: bool) -> bool:
+        """End an abandoned invocation's MLflow runs as KILLED; False where its tracker is another one, or away."""
+        run_id = owner.values.get("run_id")
+        if run_id is None:
+            return True
+        if owner.values["uri"] != self.uri:
+            return False
+        from gptcore.adapters.mlflow_client import TrackerAway
+
+        try:
+            if run_presence(self.uri, [run_id])[run_id] is not Presence.ABSENT:
+                self.tracker().kill_unfinished(run_id, parent_too=parent_too)
+        except TrackerAway as away:
+            self.say(f"{away}; the runs of a killed process are ended later")
+            return False
+        return True
 
     def _new_owner(self) -> Owner:
         invocation = uuid.uuid4().hex
@@ -142,8 +171,8 @@ class ParentTracking:
         from gptcore.adapters.mlflow_client import TrackerAway
 
         assert planned.key and planned.identity
-        before = read_json(directory / TRACKING) or {}
-        run_id = before["run_id"] if before.get("uri") == self.uri else None
+        before = recorded_in(directory, self.uri)
+        run_id = before["run_id"] if before else None
         try:
             run = self.tracker().open_stage(
                 self.parent(), self._facts(name, planned.key, planned.identity, tags), run_id
@@ -160,21 +189,42 @@ class ParentTracking:
         inputs = tuple(
             StageInput(upstream, digest, f"store/{upstream}") for upstream, digest in identity["inputs"].items()
         )
-        return StageFacts(name, key, identity["config"], {**tags, **_prefect_tags()}, inputs)
+        if "sources" in identity:
+            inputs += tuple(
+                StageInput(source["kind"], sha256_json(version), canonical_json(source).decode())
+                for source, version in zip(identity["config"]["sources"], identity["sources"], strict=True)
+            )
+        return StageFacts(name, key, identity["config"], {**tags, **_prefect_tags(flow_run.id)}, inputs)
 
     def note(self, directory: Path, run_id: str | None, complete: bool) -> None:
-        """Write beside the stage which run holds it."""
+        """Write beside the stage which run of this tracker holds it."""
         write_json(
             directory / TRACKING,
-            {"uri": self.uri, "run_id": run_id, "parent_run_id": self.parent_run_id, "complete": complete},
+            {
+                **(read_json(directory / TRACKING) or {}),
+                self.uri: {"run_id": run_id, "parent_run_id": self.parent_run_id, "complete": complete},
+            },
         )
+
+    def lacks(self, directory: Path) -> bool:
+        """Whether this tracker answers, and has no run of a finished stage."""
+        from gptcore.adapters.mlflow_client import TrackerAway
+
+        run_id = (recorded_in(directory, self.uri) or {}).get("run_id")
+        if run_id is not None and run_presence(self.uri, [run_id])[run_id] is not Presence.ABSENT:
+            return False
+        try:
+            self.parent()
+        except TrackerAway:
+            return False
+        return True
 
     def ensure_recorded(self, manifest: Manifest, directory: Path) -> str | None:
         """The run that holds a reused stage; logged again from the store where this tracker has none."""
-        noted = read_json(directory / TRACKING) or {}
-        run_id: str | None = noted.get("run_id") if noted.get("uri") == self.uri else None
+        record = recorded_in(directory, self.uri) or {}
+        run_id: str | None = record.get("run_id")
         here = run_id is not None and run_presence(self.uri, [run_id])[run_id] is Presence.PRESENT
-        if here and noted.get("complete"):
+        if here and record["complete"]:
             return run_id
         from gptcore.adapters.mlflow_client import TrackerAway
 
@@ -182,6 +232,7 @@ class ParentTracking:
             "git.commit": str(manifest.git.get("commit")),
             "git.dirty": str(manifest.git.get("dirty")),
             "key": manifest.key,
+            "digest": manifest.output_digest,
             "device": str(manifest.execution.get("resolved_device")),
             "replayed": "true",
         }
@@ -204,24 +255,31 @@ class ParentTracking:
 
     def close(self, status: Status, results: Mapping[str, Finished]) -> None:
         """End the parent run, if one was opened, with every stage's digest, run and final metrics on it."""
-        if self._owner is None:
+        owner = self._owner
+        if owner is None:
+            return
+        if "run_id" not in owner.values:
+            owner.forget()
             return
         from gptcore.adapters.mlflow_client import TrackerAway
         from gptcore.adapters.mlflow_runs import StageResult
 
         try:
-            if self.parent_run_id:
-                shown = {n: StageResult(r.mlflow_run_id, r.digest, r.metrics) for n, r in results.items()}
-                self.tracker().summarize_parent(self.parent_run_id, shown)
-                self.tracker().close(self.parent_run_id, status)
+            parent, tracker = self.parent(), self.tracker()
+            shown = {n: StageResult(r.mlflow_run_id, r.digest, r.metrics) for n, r in results.items()}
+            tracker.summarize_parent(parent, shown)
+            if status != "FINISHED":
+                tracker.kill_unfinished(parent)
+            tracker.close(parent, status)
         except TrackerAway as away:
             self.say(f"{away}; the run's summary will be told at the next run")
-            self._owner.release()
+            owner.release()
             return
         if status == "FINISHED":
-            self._owner.forget()
+            owner.forget()
         else:
-            self._owner.release()
+            owner.remember(**{ENDED: status})
+            owner.release()
 
 
 def final_files(manifest: Manifest) -> list[str]:
@@ -240,5 +298,5 @@ def _results(manifest: Manifest) -> set[str]:
     return {name for name, record in manifest.files.items() if record.result}
 
 
-def _prefect_tags() -> dict[str, str]:
-    return {"prefect.flow_run_id": str(flow_run.id)} if flow_run.id else {}
+def _prefect_tags(flow_run_id: str | None) -> dict[str, str]:
+    return {"prefect.flow_run_id": flow_run_id} if flow_run_id else {}

@@ -54,9 +54,11 @@ def test_a_token_sees_only_what_came_before(model, ids):
 
 def test_initial_weights_follow_gpt2():
     tensors = GPT(GPTConfig("gpt2", 8, 4, 128, 64, 1000)).initialise(1).state_dict()
-    assert tensors["wte.weight"].std().item() == pytest.approx(0.02, rel=0.02)
-    assert tensors["h.3.mlp.c_fc.weight"].std().item() == pytest.approx(0.02, rel=0.02)
-    assert tensors["h.3.mlp.c_proj.weight"].std().item() == pytest.approx(0.02 / math.sqrt(16), rel=0.02)
+    std = 0.02 * math.sqrt(768 / tensors["wte.weight"].shape[1])
+    assert tensors["wte.weight"].std().item() == pytest.approx(std, rel=0.02)
+    assert tensors["h.3.mlp.c_fc.weight"].std().item() == pytest.approx(std, rel=0.02)
+    assert tensors["h.3.mlp.c_proj.weight"].std().item() == pytest.approx(std / math.sqrt(16), rel=0.02)
+    assert tensors["wpe.weight"].square().mean().sqrt().item() == pytest.approx(std, rel=0.02)
     assert all((t == 0).all() for n, t in tensors.items() if n.endswith("bias"))
     assert all((t == 1).all() for n, t in tensors.items() if ".ln_" in n and n.endswith("weight"))
 

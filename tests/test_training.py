@@ -86,7 +86,7 @@ def test_each_epoch_reads_every_window_once_in_an_order_of_its_own(tmp_path):
     batch = batches(3)
     assert torch.equal(batch.targets[:, :-1], batch.inputs[:, 1:])
     assert torch.equal(batch.inputs, batches(3).inputs)
-    assert batch.counted == batch.tokens == 64
+    assert batch.weight == batch.tokens == 64
 
 
 def test_a_train_split_shorter_than_a_window_is_refused(tmp_path):
@@ -121,11 +121,13 @@ def test_only_the_answer_is_a_target():
     batch = collate([Example([5, 6, 7], [8, 9]), Example([5], [1, 2, 3])])
     assert batch.inputs.tolist() == [[5, 6, 7, 8], [5, 1, 2, 0]]
     assert batch.targets.tolist() == [[IGNORED, IGNORED, 8, 9], [1, 2, 3, IGNORED]]
-    assert (batch.counted, batch.tokens) == (5, 7)
+    assert batch.weights is not None
+    assert torch.allclose(batch.weights.sum(1), torch.ones(2)), "every answer counts the same"
+    assert (batch.weight, batch.tokens) == (pytest.approx(2), 7)
 
 
 def test_the_prompts_tokens_carry_no_loss_and_padding_changes_nothing(model):
-    """The mean loss of a padded batch is that of its answers, each computed alone."""
+    """The loss of a padded batch is the mean of its answers' mean losses, each computed alone."""
     examples = [Example([5, 6, 7, 8, 9], [8, 9]), Example([5], [1, 2, 3]), Example([4, 4], [0])]
     model.eval()
     alone = []
@@ -134,9 +136,10 @@ def test_the_prompts_tokens_carry_no_loss_and_padding_changes_nothing(model):
         answer = logits[len(example.prompt) - 1 : -1]
         alone.append(F.cross_entropy(answer, torch.tensor(example.target), reduction="none"))
     expected = torch.cat(alone).mean().item()
+    each_answer_alike = torch.stack([losses.mean() for losses in alone]).mean().item()
     assert evaluate_examples(model, examples, torch.float32)["val_loss"] == pytest.approx(expected, rel=1e-6)
     loss, _ = gradient(model, collate(examples))
-    assert loss == pytest.approx(expected, rel=1e-6)
+    assert loss == pytest.approx(each_answer_alike, rel=1e-6)
 
 
 def gradient(model, batch, micro_batch_tokens=None):
@@ -292,7 +295,11 @@ def test_the_micro_batch_changes_nothing_but_rounding(tmp_path):
         pretrain(still, pretrain_config(steps=20), work)
     whole, micro = (load_model(tmp_path / name).state_dict() for name in ("whole", "micro"))
     for name, tensor in whole.items():
-        torch.testing.assert_close(micro[name], tensor, atol=1e-5, rtol=1e-4)
+        other = micro[name]
+        if name.endswith("c_attn.bias"):
+            # A key's bias shifts all its row's scores alike, so softmax leaves it no gradient: AdamW walks on rounding.
+            tensor, other = (torch.cat([t.chunk(3)[0], t.chunk(3)[2]]) for t in (tensor, other))
+        torch.testing.assert_close(other, tensor, atol=1e-5, rtol=1e-4)
 
 
 def job_of(model, root, **changes):

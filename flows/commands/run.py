@@ -9,8 +9,9 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from flows.commands.failures import FAILED, one_line, refuse
@@ -21,9 +22,11 @@ from gptcore.config import Preset
 from gptcore.plan import StagePlan, make_plan, resolve_sources, select
 from gptcore.presets import ConfigError, load_preset
 from gptcore.stages import stages
-from gptcore.store import TRACKING, Manifest, Store, read_json
+from gptcore.store import Manifest, Store, recorded_in
 from gptcore.work import Interrupted
 from tasks.home import home, tracking_uri
+from tasks.invocation import invocation_identity, was_killed
+from tasks.result import NotFresh
 
 
 def main(options: argparse.Namespace) -> int:
@@ -46,17 +49,24 @@ def main(options: argparse.Namespace) -> int:
             f"make it fresh with: gptmill run {shlex.quote(options.preset)}{_sets(options)} --until {blocked}"
         )
     finished = {name: manifest for name in selected if (manifest := plan[name].manifest) and name not in options.force}
-    if len(finished) == len(selected) and all(recorded(store, m, tracking_uri(at)) for m in finished.values()):
-        summary = reused_summary(preset, finished, store)
+    if (
+        len(finished) == len(selected)
+        and all(recorded(store, m, tracking_uri(at)) for m in finished.values())
+        and not was_killed(at / "invocations", invocation_identity(preset, sources), tracking_uri(at))
+    ):
+        summary = reused_summary(preset, finished, store, tracking_uri(at))
         _conclude(summary, started, options)
         return 0
-    return _through_prefect(options, started)
+    learning = any("torch" in stages(preset)[name].libraries for name in selected if name not in finished)
+    return _through_prefect(options, started, learning)
 
 
 def select_forced(preset: Preset, force: list[str]) -> None:
     """Refuse --force with a name that is no stage."""
+    names = list(stages(preset))
     for name in force:
-        select(preset, name, None, None)
+        if name not in names:
+            raise ConfigError(f"--force {name}: no such stage; there are: {', '.join(names)}")
 
 
 def not_fresh_before(preset: Preset, plan: dict[str, StagePlan], selected: list[str]) -> str | None:
@@ -68,18 +78,18 @@ def not_fresh_before(preset: Preset, plan: dict[str, StagePlan], selected: list[
 
 def recorded(store: Store, manifest: Manifest, uri: str) -> bool:
     """Whether the current tracker has everything about a finished stage, as far as can be told without importing it."""
-    tracking = read_json(store.directory(manifest.stage, manifest.key) / TRACKING)
-    if not tracking or not tracking["complete"] or tracking["uri"] != uri:
+    record = recorded_in(store.directory(manifest.stage, manifest.key), uri)
+    if not record or not record["complete"]:
         return False
-    return run_presence(uri, [tracking["run_id"]])[tracking["run_id"]] is not Presence.ABSENT
+    return run_presence(uri, [record["run_id"]])[record["run_id"]] is not Presence.ABSENT
 
 
-def reused_summary(preset: Preset, finished: dict[str, Manifest], store: Store) -> dict[str, Any]:
+def reused_summary(preset: Preset, finished: dict[str, Manifest], store: Store, uri: str) -> dict[str, Any]:
     """The answer of a run that had nothing to do; it points to the MLflow run that holds the results."""
     rows = {}
     for name, manifest in finished.items():
         directory = store.directory(name, manifest.key)
-        tracking = read_json(directory / TRACKING) or {}
+        record = recorded_in(directory, uri) or {}
         rows[name] = {
             "status": "reused",
             "key": manifest.key,
@@ -87,25 +97,28 @@ def reused_summary(preset: Preset, finished: dict[str, Manifest], store: Store) 
             "seconds": 0.0,
             "metrics": manifest.metrics,
             "path": str(directory),
-            "mlflow_run_id": tracking.get("run_id"),
+            "mlflow_run_id": record.get("run_id"),
         }
-        parent = tracking.get("parent_run_id")
+        parent = record.get("parent_run_id")
     return {"preset": preset.name, "run_id": parent, "stages": rows}
 
 
-def _through_prefect(options: argparse.Namespace, started: float) -> int:
-    """The pipeline flow, on the user's Prefect server, that of `gptmill up`, or an ephemeral one."""
+def _through_prefect(options: argparse.Namespace, started: float, learning: bool) -> int:
+    """The pipeline flow, on the user's Prefect server, that of `gptmill up`, or an ephemeral one.
+
+    learning: whether a stage will run that needs torch.
+    """
     from flows.display import display_for
 
     prepare_prefect(home())
     display = display_for(sys.stderr if options.json else sys.stdout)
     try:
-        with prefect_server(home()) as server:
+        with terminating(), prefect_server(home()) as server:
             from flows.pipeline import pipeline
             from tasks.session import shown_on
 
-            display.say("importing torch and MLflow while Prefect starts")
-            warm_up()
+            display.say(f"importing {'torch and ' if learning else ''}MLflow while Prefect starts")
+            warm_up(["torch"] if learning else [])
             if server:
                 server.wait()
             with shown_on(display), delivered_logs():
@@ -122,6 +135,9 @@ def _through_prefect(options: argparse.Namespace, started: float) -> int:
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
         _tell(f"interrupted; everything finished so far is kept. Resume with:\n  {_command(options)}")
         return 128 + signum
+    except NotFresh as problem:
+        display.close()
+        return refuse(problem)
     except Exception as problem:
         display.close()
         _tell(f"{one_line(problem)}\nfix the cause, then resume with:\n  {_command(options)}")
@@ -131,9 +147,23 @@ def _through_prefect(options: argparse.Namespace, started: float) -> int:
     return 0
 
 
-def warm_up() -> None:
-    """Import what most stages need, while another process boots the server."""
-    for module in ("torch", "gptcore.adapters.mlflow_runs"):
+@contextmanager
+def terminating() -> Iterator[None]:
+    """Between the stages, too, SIGTERM ends the run in order; inside one, its Work takes the signal."""
+
+    def stop(signum: int, _frame: FrameType | None) -> None:
+        raise Interrupted(signum)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def warm_up(modules: Sequence[str]) -> None:
+    """Import what every stage that runs needs, and these, while another process boots the server."""
+    for module in (*modules, "gptcore.adapters.mlflow_runs"):
         importlib.import_module(module)
 
 

@@ -6,6 +6,7 @@ The only module that imports mlflow's names; the others take them from here, so 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -49,7 +50,10 @@ with warnings.catch_warnings():
     from mlflow.pyfunc import load_model, save_model
     from mlflow.types import ColSpec, DataType, Schema
     from requests import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+# It prints a page of traceback for every database error that it also raises, and `asking` says each in one line.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 __all__ = [
     "ColSpec",
@@ -101,7 +105,10 @@ def asking(uri: str) -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """The shortest true line: the innermost error that the message quotes."""
+    """The shortest true line: the database's own words, or the innermost error that the message quotes."""
+    for raised in (error, error.__cause__):
+        if isinstance(raised, DBAPIError) and raised.orig is not None:
+            return str(raised.orig)[:200]
     line = (str(error).splitlines() or [type(error).__name__])[0]
     for mark in ("Failed to establish a new connection: ", "Caused by ", "failed with exception "):
         if mark in line:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import psutil
 
 from gptcore.adapters.mlflow_client import Metric, MlflowClient, TrackerAway, asking
-from gptcore.work import MetricLog, read_metrics
+from gptcore.work import MetricLog, read_metrics, suppress_full_disk
 
 BATCH = 1000
 """Metrics in one request: MLflow's limit."""
@@ -189,7 +189,8 @@ class SystemSampler:
                 ending = True
             step += 1
             if ending:
-                log.close()
+                with suppress_full_disk():
+                    log.close()
                 gpus.close()
                 return
 

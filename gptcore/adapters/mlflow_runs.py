@@ -194,6 +194,11 @@ class Tracker:
         with asking(self.uri):
             self.client.set_terminated(run_id, status, end_time=ended_ms)
 
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Put tags on a run."""
+        with asking(self.uri):
+            self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()], synchronous=True)
+
     def log_final(self, run_id: str, metrics: Mapping[str, float], at_ms: int | None = None) -> None:
         """Log headline metrics once: at step 0, or after the last step where the run has a curve of that name."""
         with asking(self.uri):

@@ -15,6 +15,10 @@ _WORD = re.compile(r"\w+")
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that no word's place in the n-gram loses bits
 
 
+_BLOCK = 1 << 16
+"""Words hashed at once."""
+
+
 @dataclass(frozen=True)
 class Overlap:
     """How many test items share a 13-gram with the training text."""
@@ -73,11 +77,19 @@ class OverlapCounter:
         self._owners = np.concatenate(owners) if owners else np.zeros(0, dtype=np.int64)
         self._wanted = np.unique(self._hashes)
         self._seen = np.zeros(len(self._wanted), dtype=bool)
+        self._pending: list[int] = []
 
     def add(self, text: str) -> None:
         """Look through one training document."""
         lookup = self._ids.get
-        ids = [lookup(word, 0) for word in words(text)]
+        self._pending += [lookup(word, 0) for word in words(text)]
+        self._pending.append(0)  # an unknown word: no n-gram spans two documents
+        if len(self._pending) >= _BLOCK:
+            self._look()
+
+    def _look(self) -> None:
+        """Mark the wanted n-grams among the words that wait; NumPy's cost is a call's, so many documents share one."""
+        ids, self._pending = self._pending, []
         if len(ids) < N or not len(self._wanted):
             return
         grams = _hashes(ids)
@@ -88,6 +100,7 @@ class OverlapCounter:
 
     def result(self) -> Overlap:
         """The counts so far."""
+        self._look()
         hit = np.isin(self._hashes, self._wanted[self._seen])
         return Overlap(self._items, self._long, len(np.unique(self._owners[hit])))
 

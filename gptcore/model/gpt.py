@@ -124,21 +124,27 @@ class GPT(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd)
 
     def initialise(self, seed: int) -> GPT:
-        """Draw the first weights: N(0, 0.02), biases 0, norms 1 (GPT-2's released code).
+        """Draw the first weights: biases 0, norms 1, matrices N(0, std), positions as sinusoids of the same size.
 
+        std is GPT-2's 0.02 at its width of 768 and grows as 1/sqrt(n_embd) for narrower models, whose attention would
+        otherwise start, and long stay, uniform. Learned positions that begin as sinusoids let a head attend at a
+        distance from the first update on. Both together: benchmarks/RESULTS.md, "first weights".
         Projections back into the residual stream are scaled by 1/sqrt(2 n_layer), one over the root of the number of
         residual additions (Radford et al. 2019, section 2.3). Drawn on the CPU, so that every device starts equal.
         """
         draw = torch.Generator().manual_seed(seed)
+        std = 0.02 * math.sqrt(768 / self.config.n_embd)
         for name, parameter in self.named_parameters():
             with torch.no_grad():
                 if name.endswith("bias"):
                     parameter.zero_()
                 elif parameter.dim() == 1:
                     parameter.fill_(1.0)
+                elif name == "wpe.weight":
+                    parameter.copy_(sinusoids(*parameter.shape) * std)
                 else:
-                    std = 0.02 / math.sqrt(2 * self.config.n_layer) if name.endswith("c_proj.weight") else 0.02
-                    parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=draw))
+                    scale = std / math.sqrt(2 * self.config.n_layer) if name.endswith("c_proj.weight") else std
+                    parameter.copy_(torch.empty(parameter.shape).normal_(0.0, scale, generator=draw))
         return self
 
     @property
@@ -180,6 +186,13 @@ class GPT(nn.Module):
         if places is not None:
             x, targets = x[places], targets[places]
         return F.cross_entropy(self.logits(x).float(), targets, ignore_index=IGNORED, reduction=reduction)
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Sinusoidal positions (length, width) of mean square 1 (Vaswani et al. 2017, section 3.5, times root two)."""
+    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))  # (width/2,)
+    angles = torch.arange(length)[:, None] * rates  # (length, width/2)
+    return math.sqrt(2) * torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -28,17 +28,22 @@ class Batch:
     """The next ids (B, T); IGNORED where none counts."""
     tokens: int
     """Tokens read, padding not counted."""
+    weights: Tensor | None = None
+    """What each target's loss counts for (B, T); None where every target counts 1."""
 
     @property
-    def counted(self) -> int:
-        """Targets that count."""
-        return int((self.targets != IGNORED).sum())
+    def weight(self) -> float:
+        """The weights of the targets that count, summed."""
+        if self.weights is None:
+            return float((self.targets != IGNORED).sum())
+        return float(self.weights.sum())
 
-    def split(self, micro_batch_tokens: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """(inputs, targets) of at most so many tokens each, at least one row; None gives all at once."""
+    def split(self, micro_batch_tokens: int | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """(inputs, targets, weights) of at most so many tokens each, at least one row; None gives all at once."""
         rows = max(1, (micro_batch_tokens or self.inputs.numel()) // self.inputs.shape[1])
         for begin in range(0, len(self.inputs), rows):
-            yield self.inputs[begin : begin + rows], self.targets[begin : begin + rows]
+            part = slice(begin, begin + rows)
+            yield self.inputs[part], self.targets[part], None if self.weights is None else self.weights[part]
 
 
 def key_of(*parts: int | str) -> int:
@@ -133,17 +138,20 @@ class Example:
 def collate(examples: Sequence[Example]) -> Batch:
     """Examples padded on the right to the longest; only the answers' tokens are targets.
 
-    Causal attention keeps the padding out of every real token's sight.
+    Every answer counts the same, however long, as it does in exact match: its tokens share a weight of 1. Causal
+    attention keeps the padding out of every real token's sight.
     """
     length = max(map(len, examples)) - 1
     inputs = np.zeros((len(examples), length), dtype=np.int64)
     targets = np.full((len(examples), length), IGNORED, dtype=np.int64)
+    weights = np.zeros((len(examples), length), dtype=np.float32)
     for row, example in enumerate(examples):
         ids = [*example.prompt, *example.target]
         inputs[row, : len(ids) - 1] = ids[:-1]
-        targets[row, len(example.prompt) - 1 : len(ids) - 1] = example.target
+        answer = slice(len(example.prompt) - 1, len(ids) - 1)
+        targets[row, answer], weights[row, answer] = example.target, 1 / len(example.target)
     tokens = sum(map(len, examples)) - len(examples)
-    return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), tokens)
+    return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), tokens, torch.from_numpy(weights))
 
 
 LENGTH_JITTER = 16

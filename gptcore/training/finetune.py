@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,13 +69,18 @@ def examples(config: Finetune, skill: Skill, tokenizer: TextTokenizer, work: Wor
     """Encode the items of both splits, as many as the run can see; one that is too long is left out, and counted."""
     corpus, key = work.inputs["corpus"], f"finetune-{config.seed}"
 
-    def encoded(split: str, most_items: int, most_tokens: int) -> list[Example]:
+    def encoded(split: str, most_items: int, most_tokens: int, most_alike: int) -> list[Example]:
         """An even sample, in hash order, until it holds so many tokens."""
         found = sample_items(items(skill, read_documents(corpus, split)), most_items, key)
         result, tokens, too_long = [], 0, 0
+        alike: Counter[str] = Counter()
         for item in found:
             if tokens >= most_tokens:
                 break
+            if any(item.target in field for field in item.fields.values()):
+                alike[item.target] += 1
+                if alike[item.target] > most_alike:
+                    continue
             try:
                 pair = encode_example(skill, item.fields, item.target, tokenizer, config.max_input_tokens)
             except ValueError:  # the question alone is over the limit
@@ -89,8 +95,13 @@ def examples(config: Finetune, skill: Skill, tokenizer: TextTokenizer, work: Wor
             work.say(f"{too_long} of {len(found)} {skill.name} items of the {split} split left out: too long")
         return result
 
-    train_items = encoded("train", config.max_items or sys.maxsize, config.steps * config.batch_tokens)
-    validation = encoded("validation", sys.maxsize, config.eval_tokens)
+    train_items = encoded(
+        "train",
+        config.max_items or sys.maxsize,
+        config.steps * config.batch_tokens,
+        config.max_per_answer or sys.maxsize,
+    )
+    validation = encoded("validation", sys.maxsize, config.eval_tokens, sys.maxsize)
     if not validation:
         held = max(1, round(len(train_items) * HELD_OUT_SHARE))
         validation, train_items = train_items[:held], train_items[held:]

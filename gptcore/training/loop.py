@@ -119,15 +119,18 @@ def _gradient(
 
     Micro-batches add up sums over the whole batch's count, so their size changes nothing but rounding.
     """
-    device, counted = model.device, batch.counted
+    device, whole = model.device, batch.weight
     if micro_batch_tokens is None and device.type == "cuda":
         micro_batch_tokens = GPU_MICRO_BATCH_TOKENS
     loss = torch.zeros((), device=device)
-    for inputs, targets in batch.split(micro_batch_tokens):
-        # Fine-tuning counts one token in twenty: the head need not see the others.
-        places = None if counted == batch.targets.numel() else (targets.flatten() != IGNORED).nonzero()[:, 0].to(device)
+    for inputs, targets, weights in batch.split(micro_batch_tokens):
         with autocast(device, dtype):
-            part = compiled(inputs.to(device), targets.to(device), places, reduction="sum") / counted
+            if weights is None:
+                part = compiled(inputs.to(device), targets.to(device), reduction="sum") / whole
+            else:  # fine-tuning counts one token in twenty: the head need not see the others
+                places = (targets.flatten() != IGNORED).nonzero()[:, 0]
+                losses = compiled(inputs.to(device), targets.to(device), places.to(device), reduction="none")
+                part = (losses * weights.flatten()[places].to(device)).sum() / whole
         part.backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
