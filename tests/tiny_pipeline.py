@@ -1,4 +1,4 @@
-"""A whole pipeline small enough for tests: real docstrings, a one-layer model, every stage, run as a real subprocess."""
+"""A whole pipeline small enough for tests: real docstrings, a one-layer model, every stage, in a real subprocess."""
 
 from __future__ import annotations
 

@@ -1,0 +1,183 @@
+"""prefect.yaml, docker-compose.yml and Dockerfile, and a scheduled pipeline on a real server and worker."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+import yaml
+from conftest import PATIENCE_S
+from prefect_fixtures import QUIET, Api, running
+from tiny_pipeline import environment, write_preset
+
+from gptcore.adapters.mlflow_lookup import default_uri
+from gptcore.adapters.mlflow_runs import PARENT, Tracker
+from gptcore.presets import load_preset
+from gptcore.stages import stages
+
+ROOT = Path(__file__).parents[1]
+POOL = "gptmill"
+DUE_IN_S = 25
+"""Longer than `prefect deploy --all` takes to register the deployment."""
+
+
+def read(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((ROOT / name).read_text())
+    return content
+
+
+def deployments() -> dict[str, dict[str, Any]]:
+    return {entry["name"]: entry for entry in read("prefect.yaml")["deployments"]}
+
+
+def test_every_stage_and_the_pipeline_have_a_deployment() -> None:
+    assert list(deployments()) == ["pipeline", *stages(load_preset("quickstart"))]
+    assert all(entry["work_pool"]["name"] == POOL for entry in deployments().values())
+
+
+@pytest.mark.parametrize("name", deployments())
+def test_a_deployment_names_a_flow_and_parameters_that_it_takes(name: str) -> None:
+    from prefect import Flow
+
+    entry = deployments()[name]
+    module, _, function = entry["entrypoint"].partition(":")
+    flow = getattr(importlib.import_module(module), function)
+    assert isinstance(flow, Flow) and flow.name == function
+    assert flow.fn.__module__ == module, "a module path, not a file's bare name"
+    inspect.signature(flow.fn).bind(**entry["parameters"])
+    which = {key: value for key, value in entry["parameters"].items() if key != "preset"}
+    assert name == "-".join([function, *which.values()])
+    load_preset(entry["parameters"]["preset"])
+
+
+def test_the_pipeline_runs_every_night() -> None:
+    for name, entry in deployments().items():
+        assert bool(entry.get("schedules")) == (name == "pipeline")
+    (schedule,) = deployments()["pipeline"]["schedules"]
+    assert schedule["slug"] == "nightly" and schedule["active"] is True
+    assert ZoneInfo(schedule["timezone"])
+    minute, hour, *days = schedule["cron"].split()
+    assert minute.isdigit() and hour.isdigit() and days == ["*", "*", "*"]
+
+
+def prefect_command(command: str) -> list[str]:
+    """A `prefect …` line of the documents as arguments for this interpreter."""
+    words = shlex.split(command)
+    assert words[0] == "prefect"
+    return words
+
+
+def worker_commands() -> list[str]:
+    """What the worker's container runs, one after the other."""
+    words = shlex.split(read("docker-compose.yml")["services"]["worker"]["command"])
+    assert words[:2] == ["sh", "-c"] and len(words) == 3
+    return [line.strip().removeprefix("exec ") for line in words[2].split("&&")]
+
+
+@pytest.fixture
+def scheduled(tmp_path: Path) -> Path:
+    """prefect.yaml with the tiny preset everywhere and the pipeline due in a few seconds."""
+    preset = str(write_preset(tmp_path))
+    content = {"name": "gptmill", "deployments": list(deployments().values())}
+    for entry in content["deployments"]:
+        entry["parameters"] = {**entry["parameters"], "preset": preset}
+    due = datetime.now(UTC) + timedelta(seconds=DUE_IN_S)
+    soon = {"slug": "soon", "interval": 86_400, "anchor_date": due.isoformat(), "timezone": "Etc/UTC", "active": True}
+    content["deployments"][0]["schedules"] = [soon]
+    path = tmp_path / "prefect.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.mark.timeout(900)
+def test_a_schedule_fires_and_the_pipeline_finishes(prefect: Api, scheduled: Path, tmp_path: Path) -> None:
+    """The worker container's own commands, on this machine: make the pool, deploy, start a worker, and wait."""
+    pool, deploy, work = map(prefect_command, worker_commands())
+    surroundings = environment(
+        tmp_path / "home", **QUIET, PREFECT_HOME=str(tmp_path / "prefect"), PREFECT_API_URL=prefect.url
+    )
+    for command in (pool, [*deploy, "--prefect-file", str(scheduled)]):
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    registered = {d["name"]: d for d in prefect.ask("deployments/filter", {})}
+    assert set(registered) == set(deployments())
+    assert {n: d["entrypoint"] for n, d in registered.items()} == {n: d["entrypoint"] for n, d in deployments().items()}
+
+    log = tmp_path / "worker.log"
+    with running(work, log, tmp_path, PREFECT_API_URL=prefect.url):
+        first = {
+            "flow_runs": {"deployment_id": {"any_": [registered["pipeline"]["id"]]}},
+            "sort": "EXPECTED_START_TIME_ASC",
+            "limit": 1,
+        }
+        started = time.monotonic()
+        found: list[dict[str, Any]] = []
+        while not found or found[0]["state_type"] in ("SCHEDULED", "PENDING", "RUNNING"):
+            waited = time.monotonic() - started
+            assert found or waited < 120, "the server's scheduler made no flow run: see its log"
+            assert waited < PATIENCE_S, f"{found}\n{log.read_text()}"
+            time.sleep(1)
+            found = prefect.ask("flow_runs/filter", first)
+    (run,) = found
+    assert run["state_type"] == "COMPLETED", log.read_text()
+    assert run["auto_scheduled"] and run["created_by"]["type"] == "SCHEDULE"
+    assert run["name"] == str(tmp_path / "tiny.yaml")
+    below = prefect.below(run["id"])
+    assert list(stages(load_preset("quickstart"))) == sorted(below, key=lambda name: below[name][0]["start_time"])
+    for subflow, tasks in below.values():
+        assert [subflow["state_type"], *(task["state_type"] for task in tasks)] == ["COMPLETED", "COMPLETED"]
+
+    home = tmp_path / "home"
+    client = Tracker(default_uri(home), home, print).client
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert {entry.info.status for entry in runs} == {"FINISHED"}
+    (parent,) = (entry for entry in runs if PARENT not in entry.data.tags)
+    assert parent.data.tags["prefect.flow_run_id"] == run["id"]
+    assert {entry.info.run_name for entry in runs if PARENT in entry.data.tags} == set(below)
+    assert client.get_model_version_by_alias("tiny-qa", "champion").name == "tiny-qa"
+
+
+def test_compose_brings_up_the_whole_set() -> None:
+    compose = read("docker-compose.yml")
+    services = compose["services"]
+    assert set(services) == {"postgres", "mlflow", "prefect", "worker"}
+    for name, service in services.items():
+        assert service.get("image"), name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), "loopback only"
+        for volume in service.get("volumes", []):
+            assert volume.split(":")[0] in compose["volumes"], f"{name}: {volume} is no named volume"
+        for before, how in service.get("depends_on", {}).items():
+            assert how == {"condition": "service_healthy"} and services[before]["healthcheck"]["test"]
+    worker = services["worker"]["environment"]
+    assert (
+        worker["PREFECT_API_URL"] == "http://prefect:4200/api" and worker["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    )
+    assert worker["GPTMILL_HOME"] in {volume.split(":")[1] for volume in services["worker"]["volumes"]}
+    assert "mlflow:5000" in services["mlflow"]["command"].split("--allowed-hosts")[1]
+    assert "--artifacts-destination" in services["mlflow"]["command"]
+    if shutil.which("docker-compose"):
+        command = ["docker-compose", "-f", str(ROOT / "docker-compose.yml"), "config", "-q"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_image_holds_what_the_services_need() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = [word.rstrip("/") for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
+    packages = ["configs", "flows", "gptcore", "tasks"]
+    assert set(copied) >= {"pyproject.toml", "constraints.txt", "README.md", "prefect.yaml", *packages}
+    assert all((ROOT / name).exists() for name in copied)
+    assert any(re.search(r"pip install .*-c constraints\.txt", line) for line in lines)
