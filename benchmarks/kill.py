@@ -33,9 +33,10 @@ from gptcore.adapters.mlflow_runs import KEY, PARENT, STAGE
 
 SHORT = (
     "corpus.sources=[{kind: python_docs, stdlib: false, packages: [numpy, networkx]}]",
-    "pretrain.steps=100",
-    "finetune.summarization.steps=50",
-    "finetune.qa.steps=50",
+    "corpus.held_out=[networkx]",
+    "pretrain.steps=200",
+    "finetune.summarization.steps=100",
+    "finetune.qa.steps=100",
     "benchmark.items=100",
     "runtime.checkpoint_every=20",
 )

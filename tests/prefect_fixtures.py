@@ -81,7 +81,7 @@ def prefect_server(at: Path) -> Iterator[Api]:
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
     log = at / "server.log"
     with running(command, log, at, PREFECT_API_URL=api.url) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while True:
             try:
                 with urllib.request.urlopen(f"{api.url}/health", timeout=2):

@@ -28,8 +28,6 @@ from gptcore.stages import stages
 
 ROOT = Path(__file__).parents[1]
 POOL = "gptmill"
-DUE_IN_S = 25
-"""Longer than `prefect deploy --all` takes to register the deployment."""
 
 
 def read(name: str) -> dict[str, Any]:
@@ -85,41 +83,60 @@ def worker_commands() -> list[str]:
     return [line.strip().removeprefix("exec ") for line in words[2].split("&&")]
 
 
-@pytest.fixture
-def scheduled(tmp_path: Path) -> Path:
-    """prefect.yaml with the tiny preset everywhere and the pipeline due in a few seconds."""
-    preset = str(write_preset(tmp_path))
+def tiny_deployments(folder: Path, due: datetime | None = None) -> Path:
+    """prefect.yaml with the tiny preset everywhere, and the pipeline due then instead of every night."""
     content = {"name": "gptmill", "deployments": list(deployments().values())}
     for entry in content["deployments"]:
-        entry["parameters"] = {**entry["parameters"], "preset": preset}
-    due = datetime.now(UTC) + timedelta(seconds=DUE_IN_S)
-    soon = {"slug": "soon", "interval": 86_400, "anchor_date": due.isoformat(), "timezone": "Etc/UTC", "active": True}
-    content["deployments"][0]["schedules"] = [soon]
-    path = tmp_path / "prefect.yaml"
+        entry["parameters"] = {**entry["parameters"], "preset": str(write_preset(folder))}
+    if due:
+        soon = {"slug": "soon", "interval": 86_400, "anchor_date": due.isoformat(), "timezone": "Etc/UTC"}
+        content["deployments"][0]["schedules"] = [{**soon, "active": True}]
+    path = folder / "prefect.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
 
 
 @pytest.mark.timeout(900)
-def test_a_schedule_fires_and_the_pipeline_finishes(prefect: Api, scheduled: Path, tmp_path: Path) -> None:
+def test_a_schedule_fires_and_the_pipeline_finishes(prefect: Api, tmp_path: Path) -> None:
     """The worker container's own commands, on this machine: make the pool, deploy, start a worker, and wait."""
     pool, deploy, work = map(prefect_command, worker_commands())
     surroundings = environment(
         tmp_path / "home", **QUIET, PREFECT_HOME=str(tmp_path / "prefect"), PREFECT_API_URL=prefect.url
     )
-    for command in (pool, [*deploy, "--prefect-file", str(scheduled)]):
+
+    def finish(command: list[str]) -> float:
+        started = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-m", *command], cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=120
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            env=surroundings,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-    registered = {d["name"]: d for d in prefect.ask("deployments/filter", {})}
-    assert set(registered) == set(deployments())
-    assert {n: d["entrypoint"] for n, d in registered.items()} == {n: d["entrypoint"] for n, d in deployments().items()}
+        return time.monotonic() - started
 
+    def registered() -> dict[str, dict[str, Any]]:
+        return {entry["name"]: entry for entry in prefect.ask("deployments/filter", {})}
+
+    finish(pool)
+    took = finish([*deploy, "--prefect-file", str(tiny_deployments(tmp_path))])
+    assert {name: entry["entrypoint"] for name, entry in registered().items()} == {
+        name: entry["entrypoint"] for name, entry in deployments().items()
+    }
+    (nightly,) = registered()["pipeline"]["schedules"]
+    assert (nightly["slug"], nightly["active"]) == ("nightly", True)
+
+    due = datetime.now(UTC) + timedelta(seconds=5 + took)  # one deployment takes less than all of them took
+    one = [word if word != "--all" else "--name=pipeline" for word in deploy]
+    finish([*one, "--prefect-file", str(tiny_deployments(tmp_path, due))])
+    pipeline = registered()["pipeline"]
+    assert [schedule["slug"] for schedule in pipeline["schedules"]] == ["soon"]
     log = tmp_path / "worker.log"
     with running(work, log, tmp_path, PREFECT_API_URL=prefect.url):
         first = {
-            "flow_runs": {"deployment_id": {"any_": [registered["pipeline"]["id"]]}},
+            "flow_runs": {"deployment_id": {"any_": [pipeline["id"]]}},
             "sort": "EXPECTED_START_TIME_ASC",
             "limit": 1,
         }

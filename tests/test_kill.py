@@ -13,7 +13,8 @@ import pytest
 from conftest import Finished
 from tiny_pipeline import write_preset
 
-from benchmarks.kill import Record, finish, kill_each, kill_in, left_behind, record_of
+from benchmarks.kill import SHORT, Record, finish, kill_each, kill_in, left_behind, record_of
+from gptcore.presets import load_preset
 
 STAGES = ("pretrain", "finetune-qa", "benchmark-base", "publish", "report")
 """Killed here, once each; benchmarks/kill.py kills every stage, more than once."""
@@ -90,3 +91,7 @@ def test_a_killed_run_leaves_no_process(tmp_path: Path) -> None:
     killed = kill_in("corpus", 0.5, ["run", preset, "--json"], tmp_path / "home", OMP_NUM_THREADS="1")
     assert killed == "corpus"  # by then its Prefect server, in a session of its own, is up
     assert left_behind(tmp_path / "home") == []
+
+
+def test_the_short_form_of_quickstart_is_a_preset() -> None:
+    assert load_preset("quickstart", SHORT).pretrain.steps < load_preset("quickstart").pretrain.steps
