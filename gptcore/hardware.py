@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -11,11 +13,21 @@ from gptcore.config import Runtime
 Device = Literal["cpu", "cuda"]
 
 
+@cache
+def library_version(distribution: str) -> str:
+    """An installed distribution's version. importlib.metadata.version would parse the whole METADATA as an e-mail."""
+    metadata = importlib.metadata.distribution(distribution).read_text("METADATA")
+    found = re.search(r"^Version: (\S+)$", metadata or "", re.MULTILINE)
+    if found is None:
+        raise importlib.metadata.PackageNotFoundError(distribution)
+    return found[1]
+
+
 def resolve_device(runtime: Runtime) -> Device:
     """`runtime.device`, with auto resolved: cuda where a driver's device node stands and torch is no CPU build."""
     if runtime.device != "auto":
         return runtime.device
-    torch_has_cuda = not importlib.metadata.version("torch").endswith("+cpu")
+    torch_has_cuda = not library_version("torch").endswith("+cpu")
     return "cuda" if torch_has_cuda and Path("/dev/nvidia0").exists() else "cpu"
 
 

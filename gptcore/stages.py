@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.resources
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from gptcore.config import SPECIAL_TOKENS, Preset
 from gptcore.durable import sha256_json
-from gptcore.hardware import resolve_device, resolve_dtype
+from gptcore.hardware import library_version, resolve_device, resolve_dtype
 from gptcore.presets import load_skill
 
 Identity = Callable[[Preset], dict[str, Any]]
@@ -98,7 +97,7 @@ def identity(
         "version": stage.version,
         "config": stage.identity(preset),
         "inputs": {name: inputs[name] for name in stage.inputs},
-        "libraries": {name: importlib.metadata.version(name).split("+")[0] for name in stage.libraries},
+        "libraries": {name: library_version(name).split("+")[0] for name in stage.libraries},
     }
     if stage.root:
         parts["sources"] = sources

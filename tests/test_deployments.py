@@ -89,7 +89,7 @@ def tiny_deployments(folder: Path, due: datetime | None = None) -> Path:
     for entry in content["deployments"]:
         entry["parameters"] = {**entry["parameters"], "preset": str(write_preset(folder))}
     if due:
-        soon = {"slug": "soon", "interval": 86_400, "anchor_date": due.isoformat(), "timezone": "Etc/UTC"}
+        soon = {"slug": "nightly", "interval": 86_400, "anchor_date": due.isoformat(), "timezone": "Etc/UTC"}
         content["deployments"][0]["schedules"] = [{**soon, "active": True}]
     path = folder / "prefect.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -132,7 +132,8 @@ def test_a_schedule_fires_and_the_pipeline_finishes(prefect: Api, tmp_path: Path
     one = [word if word != "--all" else "--name=pipeline" for word in deploy]
     finish([*one, "--prefect-file", str(tiny_deployments(tmp_path, due))])
     pipeline = registered()["pipeline"]
-    assert [schedule["slug"] for schedule in pipeline["schedules"]] == ["soon"]
+    (soon,) = pipeline["schedules"]
+    assert soon["schedule"]["interval"] == 86_400, "the same slug, another time"
     log = tmp_path / "worker.log"
     with running(work, log, tmp_path, PREFECT_API_URL=prefect.url):
         first = {
