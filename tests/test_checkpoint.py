@@ -62,21 +62,30 @@ def test_sigkill_at_random_instants_leaves_no_trace(tmp_path):
     assert (warm.exitcode, whole.exitcode) == (0, 0)
 
     draw = random.Random(os.urandom(8))
-    kills, exitcode = 0, None
-    while exitcode != 0:
-        process = start("killed")
-        if kills < 5:
-            process.join(draw.uniform(0.2, 0.9) * lasts)
-            if process.is_alive():
-                process.kill()
-                kills += 1
-        process.join()
-        exitcode = process.exitcode
-        assert exitcode in (0, -9)
-    assert kills >= 2
-    for name in ("model.safetensors", "config.json"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert history(tmp_path / "killed") == history(tmp_path / "whole")
+
+    def killed_up_to_five_times(name):
+        """Run it to its end through kills at random instants of the time a whole run takes; how many there were."""
+        kills, exitcode = 0, None
+        while exitcode != 0:
+            process = start(name)
+            if kills < 5:
+                process.join(draw.uniform(0.1, 0.8) * lasts)
+                if process.is_alive():
+                    process.kill()
+                    kills += 1
+            process.join()
+            exitcode = process.exitcode
+            assert exitcode in (0, -9)
+        for file in ("model.safetensors", "config.json"):
+            assert (tmp_path / name / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+        assert history(tmp_path / name) == history(tmp_path / "whole")
+        return kills
+
+    # On a machine whose load falls meanwhile a run may end before its kill: then it is one run more.
+    kills = [killed_up_to_five_times("killed-0")]
+    while sum(kills) < 3 and len(kills) < 8:
+        kills.append(killed_up_to_five_times(f"killed-{len(kills)}"))
+    assert sum(kills) >= 3, kills
 
 
 @pytest.fixture
