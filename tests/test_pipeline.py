@@ -8,20 +8,19 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import PATIENCE_S, Finished
-from tiny_pipeline import answer, environment
+from tiny_pipeline import answer
 
+from benchmarks.kill import Running
 from gptcore.adapters.mlflow_client import Run
 from gptcore.adapters.mlflow_lookup import default_uri
 from gptcore.adapters.mlflow_runs import PARENT, Tracker
-from gptcore.store import MANIFEST, Manifest
+from gptcore.store import MANIFEST, Manifest, Store
 
 DATA = ["corpus", "tokenizer", "tokens"]
 MODELS = ["pretrain", "finetune-summarization", "finetune-qa"]
@@ -314,32 +313,27 @@ def test_another_tracker_is_told_everything(tiny: Finished, tracked: Tracked, fo
 
 def test_two_runs_at_once_over_a_damaged_file(tiny: Finished, forced: dict[str, Any]) -> None:
     """One byte of a shard is another; both runs find it, one of them builds each stage, and both end well."""
-    shard = Path(forced["stages"]["tokens"]["path"]) / "train-00000.bin"
+    tokens = forced["stages"]["tokens"]
+    shard = Path(tokens["path"]) / "train-00000.bin"
     content = bytearray(shard.read_bytes())
     content[1000] ^= 1
     shard.write_bytes(content)
     command = ["run", str(tiny.preset), "--json", "--set", "pretrain.learning_rate=2e-4", "--until", "pretrain"]
-    surroundings = environment(tiny.home, PREFECT_API_URL=tiny.prefect.url)
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "flows", *command],
-            env=surroundings,
-            cwd=tiny.home.parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=PATIENCE_S) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    found = [json.loads(out.splitlines()[-1]) for out, _ in said]
+    surroundings = {"OMP_NUM_THREADS": "1", "PREFECT_API_URL": tiny.prefect.url}
+    waits, until = "tokens: waiting for another run of it", time.monotonic() + PATIENCE_S
+    with Store(tiny.home / "store").lock("tokens", tokens["key"]):  # until both are there, however slow one is
+        both = [Running(command, tiny.home, **surroundings) for _ in range(2)]
+        while not all(waits in run.text for run in both):
+            assert time.monotonic() < until and all(run.process.poll() is None for run in both), [r.text for r in both]
+            time.sleep(0.05)
+    said = [run.end(PATIENCE_S) for run in both]
+    assert [run.process.returncode for run in both] == [0, 0], [run.text for run in both]
+    found = [json.loads(out.splitlines()[-1]) for out in said]
     for name in ("corpus", "tokenizer"):
         assert {statuses(answered)[name] for answered in found} == {"reused"}
     for name in ("tokens", "pretrain"):
         assert sorted(statuses(answered)[name] for answered in found) == ["ran", "reused"], f"{name} was built once"
         assert len({answered["stages"][name]["digest"] for answered in found}) == 1
     assert found[0]["stages"]["tokens"]["digest"] == tiny.first["stages"]["tokens"]["digest"]
-    news = said[0][1] + said[1][1]
+    news = both[0].text + both[1].text
     assert news.count("rebuilding it") == 1 and "train-00000.bin does not have its recorded sha256" in news
-    assert "waiting for another run of it" in news
