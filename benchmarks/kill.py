@@ -221,6 +221,11 @@ def record_of(home: Path) -> tuple[Record, int]:
     return record, sum(stages.values())
 
 
+def arguments_of(preset: str, overrides: Sequence[str]) -> list[str]:
+    """Of the `gptmill run` that is killed."""
+    return ["run", preset, "--json", *(part for o in overrides for part in ("--set", o))]
+
+
 def soak(arguments: Sequence[str], folder: Path, rounds: int, seed: int) -> dict[str, Any]:
     """Kill every stage `rounds` times and compare with an undisturbed run."""
     draw = random.Random(seed)
@@ -261,9 +266,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="draws the instants; the clock's unless given")
     parser.add_argument("--folder", type=Path, help="where to work and to leave everything; else a temporary one")
     options = parser.parse_args()
-    overrides = options.overrides if options.overrides is not None else list(SHORT)
     preset = str(Path(options.preset).resolve()) if Path(options.preset).is_file() else options.preset
-    arguments = ["run", preset, "--json", *(part for o in overrides for part in ("--set", o))]
+    arguments = arguments_of(preset, SHORT if options.overrides is None else options.overrides)
     seed = time.time_ns() % 2**32 if options.seed is None else options.seed
     print(f"seed {seed}", file=sys.stderr)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="gptmill-kill-"))

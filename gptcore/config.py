@@ -22,8 +22,8 @@ SPECIAL_TOKENS = (
 )
 """In id order; they follow the 256 bytes and the merges, so adding merges never moves a byte's id."""
 
-CONTEXT_LIMITS = {"gpt2": 1024}
-"""Longest context of each family, tokens (GPT-2: Radford et al. 2019, section 2.3)."""
+CONTEXT_LIMITS = {"gpt2": 1024, "modern": 32_768}
+"""Longest context of each family, tokens (GPT-2: Radford et al. 2019, section 2.3; rotary positions know no table)."""
 
 
 def _as_tuple(value: Any) -> Any:
@@ -142,8 +142,9 @@ class Tokens(Part):
 class Model(Part):
     """The shape of the network."""
 
-    family: Literal["gpt2"] = "gpt2"
-    """The architecture. gpt2: pre-norm, learned positions, tied head (Radford et al. 2019)."""
+    family: Literal["gpt2", "modern"] = "gpt2"
+    """The architecture. gpt2: pre-norm, learned positions, tied head (Radford et al. 2019). modern: rotary positions,
+    RMSNorm, normed queries and keys, SwiGLU, no biases, untied head."""
     n_layer: Positive = 4
     """Blocks."""
     n_head: Positive = 4
@@ -160,6 +161,11 @@ class Model(Part):
         if self.n_embd % self.n_head:
             fits = [h for h in range(1, self.n_embd + 1) if self.n_embd % h == 0 and h <= 64]
             raise ValueError(f"n_head {self.n_head} does not divide n_embd {self.n_embd}; heads that do: {fits}")
+        if self.family == "modern" and self.n_embd // self.n_head % 2:
+            raise ValueError(
+                f"n_embd {self.n_embd} over n_head {self.n_head} is odd, and rotary positions turn pairs; "
+                "take a number of heads that leaves an even width"
+            )
         limit = CONTEXT_LIMITS[self.family]
         if self.context > limit:
             raise ValueError(f"context {self.context} is longer than the {self.family} family allows ({limit})")
@@ -173,14 +179,25 @@ class Training(Part):
     """Optimizer updates."""
     batch_tokens: Positive = 8192
     """Tokens in one update, whatever the micro-batch."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """adamw for every weight (Loshchilov and Hutter 2019), or muon for the matrices inside the blocks and adamw for the
+    rest (Jordan et al. 2024)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Peak learning rate."""
+    """Peak learning rate of AdamW."""
+    matrix_learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    """Peak learning rate of Muon."""
+    matrix_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Muon's momentum."""
+    matrix_turns: Positive = 5
+    """Turns of the iteration that makes Muon's updates orthogonal: each costs, and brings them nearer."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Final learning rate as a share of the peak."""
+    """Final learning rate as a share of the peak, for each optimizer."""
     warmup_steps: NotNegative = 50
     """Updates of linear warm-up."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Decay after the warm-up."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """Decay after the warm-up. wsd: the peak is held, then a line leads to the end."""
+    decay_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of all updates that the decay of wsd takes."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """AdamW's decoupled decay, on matrices only."""
     beta1: Annotated[float, Field(gt=0, lt=1)] = 0.9

@@ -23,11 +23,15 @@ class ConfigError(ValueError):
     """A preset that cannot be: one line a problem, each naming field, value and what is allowed."""
 
 
+MERGE = "tag:yaml.org,2002:merge"
+"""The key `<<`, which takes over another mapping's keys."""
+
+
 class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
     """Safe YAML that reads 1e-3 as a number (YAML 1.1 wants 1.0e-3) and refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != MERGE]
         twice = sorted({str(key) for key in keys if keys.count(key) > 1})
         if twice:
             raise ConfigError(f"key {twice[0]!r} is given twice, line {node.start_mark.line + 1}")

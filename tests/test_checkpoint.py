@@ -21,12 +21,13 @@ from tiny_training import (
     write_tokens,
 )
 
-from gptcore.model.gpt import GPT, GPTConfig
+from gptcore.model.families import build
+from gptcore.model.gpt import GPTConfig
 from gptcore.training.batches import Batch
 from gptcore.training.checkpoint import Checkpoints, Progress
 from gptcore.training.checkpoint_names import MARKER, committed, latest_step
 from gptcore.training.loop import Job, train
-from gptcore.training.optimizer import build_optimizer
+from gptcore.training.optimizer import build_optimizers
 from gptcore.training.pretrain import pretrain
 from gptcore.work import MetricLog, read_metrics
 
@@ -90,12 +91,15 @@ def test_sigkill_at_random_instants_leaves_no_trace(tmp_path):
 
 @pytest.fixture
 def state():
-    """A model and its optimizer after an update."""
-    model = GPT(GPTConfig.of(MODEL, VOCABULARY)).initialise(1)
-    optimizer = build_optimizer(model, pretrain_config())
+    """A model and its optimizers after an update."""
+    return updated("gpt2", "adamw")
+
+
+def updated(family, optimizer):
+    model, optimizers = empty_state(family, optimizer)
     model(torch.tensor([[1, 2]]), torch.tensor([[2, 3]])).backward()
-    optimizer.step()
-    return model, optimizer
+    optimizers.step(1.0)
+    return model, optimizers
 
 
 @pytest.fixture
@@ -112,24 +116,26 @@ def at(step):
     return Progress(step=step, tokens=step * 128, seconds=1.5, metrics_position=0)
 
 
-def empty_state():
-    model = GPT(GPTConfig.of(MODEL, VOCABULARY)).initialise(2)
-    return model, build_optimizer(model, pretrain_config())
+def empty_state(family="gpt2", optimizer="adamw"):
+    shape = GPTConfig.of(MODEL.model_copy(update={"family": family}), VOCABULARY)
+    model = build(shape).initialise(2)
+    return model, build_optimizers(model, pretrain_config(optimizer=optimizer))
 
 
-def test_a_checkpoint_holds_model_optimizer_random_state_and_place(checkpoints, state):
-    model, optimizer = state
+@pytest.mark.parametrize("kinds", [("gpt2", "adamw"), ("gpt2", "muon"), ("modern", "muon")], ids="-".join)
+def test_a_checkpoint_holds_model_optimizers_random_state_and_place(checkpoints, kinds):
+    model, optimizers = updated(*kinds)
     torch.manual_seed(5)
-    checkpoints.save(model, optimizer, at(400))
+    checkpoints.save(model, optimizers, at(400))
     drawn = torch.rand(3)
-    again, its_optimizer = empty_state()
-    assert checkpoints.restore(again, its_optimizer) == at(400)
+    again, its_optimizers = empty_state(*kinds)
+    assert checkpoints.restore(again, its_optimizers) == at(400)
     assert torch.equal(torch.rand(3), drawn)
     for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-        assert its_optimizer.state[ours].keys() == {"step", "exp_avg", "exp_avg_sq"}
-        for slot, value in optimizer.state[theirs].items():
-            assert torch.equal(its_optimizer.state[ours][slot], value)
+    tensors, restored = optimizers.tensors(model), its_optimizers.tensors(again)
+    assert {name.split(":")[0] for name in tensors} == {name for name, _ in model.named_parameters()}
+    assert tensors.keys() == restored.keys() and all(torch.equal(tensors[name], restored[name]) for name in tensors)
     directory = checkpoints.root / "step-000400"
     assert {p.suffix for p in directory.iterdir()} == {".safetensors", ".json"}
 
@@ -251,7 +257,7 @@ def test_a_save_on_a_full_disk_leaves_the_last_good_one(checkpoints, state, lid)
 
 
 def test_training_goes_on_while_the_disk_is_full_and_saves_once_there_is_room(tmp_path, lid):
-    model = GPT(GPTConfig.of(MODEL, VOCABULARY)).initialise(1)
+    model = build(GPTConfig.of(MODEL, VOCABULARY)).initialise(1)
     work = workspace(tmp_path, checkpoint_every=10)
     batch = torch.arange(33)[None]
     latest = {}
@@ -291,7 +297,7 @@ def test_metrics_wait_in_memory_while_the_disk_is_full(tmp_path, lid):
 
 
 def test_an_error_that_is_not_about_room_is_raised(tmp_path):
-    model = GPT(GPTConfig.of(MODEL, VOCABULARY)).initialise(1)
+    model = build(GPTConfig.of(MODEL, VOCABULARY)).initialise(1)
     work = workspace(tmp_path, checkpoint_every=2)
 
     def next_batch(step):

@@ -6,8 +6,9 @@ from tiny_training import history
 
 from gptcore import durable
 from gptcore.config import SPECIAL_TOKENS, Finetune, Runtime, Skill, Tokenizer
+from gptcore.model.families import build
 from gptcore.model.generate import generate
-from gptcore.model.gpt import GPT, GPTConfig
+from gptcore.model.gpt import GPTConfig
 from gptcore.model.weights import load_model, save_model
 from gptcore.text.documents import Document, write
 from gptcore.text.skills import encode_example
@@ -52,7 +53,7 @@ def base(tmp_path_factory):
     work = Work(root / "pretrain", {"corpus": corpus}, Runtime(threads=1))
     train_tokenizer(Tokenizer(vocab_size=VOCABULARY), work)
     work.metrics.close()
-    save_model(GPT(GPTConfig("gpt2", 2, 2, 32, 160, VOCABULARY)).initialise(1), root / "pretrain")
+    save_model(build(GPTConfig("gpt2", 2, 2, 32, 160, VOCABULARY)).initialise(1), root / "pretrain")
     return root
 
 
@@ -167,7 +168,7 @@ def test_lengths_over_the_models_context_are_refused(workspace):
 
 def test_a_checkpoint_from_another_base_model_is_refused(workspace, base, tmp_path):
     finetune(config(steps=5), SKILL, workspace())
-    save_model(GPT(GPTConfig("gpt2", 2, 2, 32, 160, VOCABULARY)).initialise(2), tmp_path / "other")
+    save_model(build(GPTConfig("gpt2", 2, 2, 32, 160, VOCABULARY)).initialise(2), tmp_path / "other")
     durable.place(base / "pretrain/tokenizer.json", tmp_path / "other/tokenizer.json")
     with pytest.raises(ValueError, match="was made with other base model than this run's"):
         finetune(config(steps=5), SKILL, workspace(pretrained=tmp_path / "other"))

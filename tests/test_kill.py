@@ -13,7 +13,17 @@ import pytest
 from conftest import Finished
 from tiny_pipeline import write_preset
 
-from benchmarks.kill import SHORT, Record, finish, kill_each, kill_in, left_behind, record_of
+from benchmarks.kill import (
+    SHORT,
+    Record,
+    arguments_of,
+    finish,
+    kill_each,
+    kill_in,
+    left_behind,
+    record_of,
+    soak,
+)
 from gptcore.presets import load_preset
 
 STAGES = ("pretrain", "finetune-qa", "benchmark-base", "publish", "report")
@@ -95,3 +105,11 @@ def test_a_killed_run_leaves_no_process(tmp_path: Path) -> None:
 
 def test_the_short_form_of_quickstart_is_a_preset() -> None:
     assert load_preset("quickstart", SHORT).pretrain.steps < load_preset("quickstart").pretrain.steps
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_every_stage_of_quickstart_killed_twice(tmp_path: Path) -> None:
+    found = soak(arguments_of("quickstart", SHORT), tmp_path, rounds=2, seed=time.time_ns() % 2**32)
+    assert all(row["kills"] >= 2 and row["digest_equal"] for row in found["stages"].values()), found
+    assert {found[name] for name in ("left_running", "steps_twice", "extra_runs", "extra_versions", "orphans")} == {0}

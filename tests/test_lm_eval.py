@@ -17,6 +17,7 @@ from gptcore.adapters import lm_eval as adapter
 from gptcore.adapters.lm_eval import GptmillLM, benchmark, standard
 from gptcore.config import Benchmark, Finetune, Runtime, Skill
 from gptcore.config import Tokenizer as TokenizerConfig
+from gptcore.model.families import build
 from gptcore.model.generate import generate
 from gptcore.model.gpt import GPT, GPTConfig
 from gptcore.model.weights import save_model
@@ -61,7 +62,7 @@ def model_directory(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     work = Work(directory, {"corpus": corpus})
     train_tokenizer(TokenizerConfig(vocab_size=300), work)
     work.metrics.close()
-    model = GPT(GPTConfig("gpt2", 2, 2, 32, CONTEXT, 300)).initialise(3)
+    model = build(GPTConfig("gpt2", 2, 2, 32, CONTEXT, 300)).initialise(3)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -6,15 +7,25 @@ import torch
 import torch.nn.functional as F
 
 from gptcore import config
-from gptcore.model.gpt import GPT, IGNORED, GPTConfig, flops_per_token, parameter_count
+from gptcore.model.families import build
+from gptcore.model.gpt import IGNORED, GPTConfig, flops_per_token, parameter_count
 from gptcore.model.weights import load_model, save_model
 
 SHAPE = GPTConfig("gpt2", n_layer=2, n_head=4, n_embd=32, context=16, vocab_size=50)
 
 
-@pytest.fixture
-def model():
-    return GPT(SHAPE).initialise(3).eval()
+@pytest.fixture(params=["gpt2", "modern"])
+def model(request):
+    return moved(build(dataclasses.replace(SHAPE, family=request.param)).initialise(3)).eval()
+
+
+def moved(model):
+    """Weights away from the zeros and ones they start at, so that each one matters."""
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.1)
+    return model
 
 
 @pytest.fixture
@@ -23,17 +34,15 @@ def ids():
 
 
 def test_gpt2_small_has_its_published_size_and_the_palm_count_of_operations():
-    model = GPT(GPTConfig.of(config.Model(n_layer=12, n_head=12, n_embd=768, context=1024), 50257))
+    model = build(GPTConfig.of(config.Model(n_layer=12, n_head=12, n_embd=768, context=1024), 50257))
     assert parameter_count(model) == 124_439_808
     assert flops_per_token(model, 1024) == 6 * (124_439_808 - 1024 * 768) + 12 * 12 * 768 * 1024
 
 
-def test_logits_equal_those_of_transformers(model, ids):
+def test_gpt2s_logits_equal_those_of_transformers(ids):
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    with torch.no_grad():  # biases and norms away from 0 and 1, so that each one matters
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
+    model = moved(build(SHAPE).initialise(3)).eval()
     theirs = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=4)).eval()
     transposed = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
     tensors = {f"transformer.{k}": v.T if k.endswith(transposed) else v for k, v in model.state_dict().items()}
@@ -42,6 +51,24 @@ def test_logits_equal_those_of_transformers(model, ids):
     theirs.tie_weights()
     with torch.no_grad():
         torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_the_modern_family_knows_distances_and_no_places(ids):
+    model = moved(build(dataclasses.replace(SHAPE, family="modern")).initialise(3)).eval()
+    positions = torch.arange(16).expand(3, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(model.hidden(ids), model.hidden(ids, positions))
+        torch.testing.assert_close(model.hidden(ids[:, :8]), model.hidden(ids[:, :8], positions[:, 8:]))
+        assert not torch.allclose(model.hidden(ids), model.hidden(ids, positions // 2), atol=1e-3)
+
+
+def test_the_modern_family_begins_with_equal_odds(ids):
+    model = build(dataclasses.replace(SHAPE, family="modern")).initialise(3)
+    assert torch.equal(model(ids), torch.zeros(3, 16, 50))
+    tensors = build(GPTConfig("modern", 2, 2, 128, 64, 1000)).initialise(1).state_dict()
+    assert tensors["tokens.weight"].std().item() == pytest.approx(1, rel=0.02)
+    assert tensors["layers.1.mlp.gate_up.weight"].std().item() == pytest.approx(128**-0.5, rel=0.02)
+    assert tensors["layers.1.mlp.gate_up.weight"].shape == (2 * 352, 128)
 
 
 def test_a_token_sees_only_what_came_before(model, ids):
@@ -53,7 +80,7 @@ def test_a_token_sees_only_what_came_before(model, ids):
 
 
 def test_initial_weights_follow_gpt2():
-    tensors = GPT(GPTConfig("gpt2", 8, 4, 128, 64, 1000)).initialise(1).state_dict()
+    tensors = build(GPTConfig("gpt2", 8, 4, 128, 64, 1000)).initialise(1).state_dict()
     std = 0.02 * math.sqrt(768 / tensors["wte.weight"].shape[1])
     assert tensors["wte.weight"].std().item() == pytest.approx(std, rel=0.02)
     assert tensors["h.3.mlp.c_fc.weight"].std().item() == pytest.approx(std, rel=0.02)
@@ -65,7 +92,7 @@ def test_initial_weights_follow_gpt2():
 
 def test_initial_weights_are_the_seeds():
     def first(seed):
-        return GPT(SHAPE).initialise(seed).state_dict()["h.0.attn.c_attn.weight"]
+        return build(SHAPE).initialise(seed).state_dict()["h.0.attn.c_attn.weight"]
 
     assert torch.equal(first(1), first(1))
     assert not torch.equal(first(1), first(2))
@@ -114,8 +141,8 @@ def _edit_config(directory, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_weights_of_another_shape_are_refused(model, tmp_path):
-    save_model(model, tmp_path)
+def test_weights_of_another_shape_are_refused(tmp_path):
+    save_model(build(SHAPE).initialise(3), tmp_path)
     _edit_config(tmp_path, vocab_size=51)
     with pytest.raises(ValueError, match=r"wte\.weight is \(50, 32\), config\.json says \(51, 32\)"):
         load_model(tmp_path)

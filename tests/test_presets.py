@@ -60,6 +60,20 @@ def test_vocabulary_below_bytes_and_specials(tmp_path: Path) -> None:
     assert "tokenizer.vocab_size 256 is under 264" in refused(tmp_path, "name: x\ntokenizer: {vocab_size: 256}")
 
 
+def test_one_mapping_may_take_over_the_keys_of_another(tmp_path: Path) -> None:
+    text = "name: a\npretrain: &training {steps: 70, seed: 3}\nfinetune:\n  qa: {<<: *training, steps: 80}\n"
+    (tmp_path / "a.yaml").write_text(text)
+    tuning = load_preset(str(tmp_path / "a.yaml")).finetune["qa"]
+    assert (tuning.steps, tuning.seed) == (80, 3)
+
+
+def test_heads_of_odd_width_are_refused_where_positions_are_rotary(tmp_path: Path) -> None:
+    overrides = ["model.n_embd=30", "model.n_head=2"]
+    assert load_preset("quickstart", [*overrides, "model.family=gpt2"]).model.n_embd == 30
+    with pytest.raises(ConfigError, match=r"n_embd 30 over n_head 2 is odd, .*take a number of heads"):
+        load_preset("quickstart", overrides)
+
+
 def test_context_beyond_the_family(tmp_path: Path) -> None:
     message = refused(tmp_path, "name: x\nmodel: {context: 2048}")
     assert f"context 2048 is longer than the gpt2 family allows ({CONTEXT_LIMITS['gpt2']})" in message

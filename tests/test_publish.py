@@ -28,7 +28,8 @@ from gptcore.adapters.publish import publish
 from gptcore.config import Publish
 from gptcore.durable import place, write_json
 from gptcore.load import load
-from gptcore.model.gpt import GPT, GPTConfig
+from gptcore.model.families import build
+from gptcore.model.gpt import GPTConfig
 from gptcore.model.weights import load_model, save_model
 from gptcore.presets import load_skill
 from gptcore.text.documents import Document
@@ -52,10 +53,10 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "tokenizer"
 
 
-def write_model(directory: Path, tokenizer: Path, skill: str, seed: int = 0) -> None:
+def write_model(directory: Path, tokenizer: Path, skill: str, seed: int = 0, family: str = "gpt2") -> None:
     """A finished `finetune-<skill>` stage with weights that give varied answers."""
     vocabulary = TextTokenizer.load(tokenizer).vocab_size
-    model = GPT(GPTConfig("gpt2", 2, 2, 32, 64, vocabulary)).initialise(seed)
+    model = build(GPTConfig(family, 2, 2, 32, 64, vocabulary)).initialise(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)) * 0.2)
@@ -136,16 +137,27 @@ def test_what_is_published_loads_and_answers(tmp_path: Path, tokenizer: Path) ->
 def test_our_weights_and_theirs_are_inverses(tmp_path: Path, tokenizer: Path) -> None:
     write_model(tmp_path, tokenizer, "qa")
     state = load_model(tmp_path).state_dict()
-    back = from_hf({**to_hf(state), "lm_head.weight": state["wte.weight"], "transformer.h.0.attn.bias": torch.ones(1)})
+    beside = {"lm_head.weight": state["wte.weight"], "transformer.h.0.attn.bias": torch.ones(1)}
+    back = from_hf("gpt2", {**to_hf("gpt2", state), **beside})
     assert list(back) == list(state) and all(torch.equal(back[name], state[name]) for name in state)
-    assert to_hf(state)["transformer.h.0.attn.c_attn.weight"].shape == (32, 96)
+    assert to_hf("gpt2", state)["transformer.h.0.attn.c_attn.weight"].shape == (32, 96)
+
+
+def test_the_modern_family_is_exported_too(tmp_path: Path, tokenizer: Path) -> None:
+    write_model(tmp_path, tokenizer, "qa", family="modern")
+    export_hf(tmp_path, tmp_path / "hf", "a card")  # proves that transformers computes the same logits
+    state = load_model(tmp_path).state_dict()
+    theirs = to_hf("modern", state)
+    assert theirs.keys() == AutoModelForCausalLM.from_pretrained(tmp_path / "hf").state_dict().keys()
+    back = from_hf("modern", theirs)
+    assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
 
 
 def test_an_export_that_differs_is_not_published(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor + 0.001 for name, tensor in to_hf(state).items()}
+    def wrong(family: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor + 0.001 for name, tensor in to_hf(family, state).items()}
 
     tracker = new_tracker(tmp_path / "home")
     monkeypatch.setattr(hf, "to_hf", wrong)

@@ -20,7 +20,8 @@ from tiny_training import (
 )
 
 from gptcore.config import Pretrain, Runtime
-from gptcore.model.gpt import GPT, IGNORED, GPTConfig
+from gptcore.model.families import build
+from gptcore.model.gpt import IGNORED, GPTConfig
 from gptcore.model.weights import load_model
 from gptcore.text.tokens import TokenShards
 from gptcore.training import device, loop
@@ -28,9 +29,9 @@ from gptcore.training.batches import Batch, Example, ExampleBatches, WindowBatch
 from gptcore.training.checkpoint_names import latest_step
 from gptcore.training.heldout import evaluate_examples, evaluate_text, held_out_windows
 from gptcore.training.loop import Job, NotFinite, train
-from gptcore.training.optimizer import build_optimizer
+from gptcore.training.optimizer import build_optimizers
 from gptcore.training.pretrain import pretrain
-from gptcore.training.schedule import learning_rate
+from gptcore.training.schedule import rate_share
 from gptcore.work import Interrupted
 
 
@@ -42,21 +43,31 @@ def _closed():
 
 @pytest.fixture
 def model():
-    return GPT(GPTConfig.of(MODEL, VOCABULARY)).initialise(1)
+    return build(GPTConfig.of(MODEL, VOCABULARY)).initialise(1)
 
 
 # The schedule
 
 
 def test_the_rate_warms_up_peaks_and_decays_to_its_floor():
-    config = pretrain_config(steps=100, warmup_steps=10, learning_rate=1.0, min_lr_ratio=0.1)
-    rates = [learning_rate(step, config) for step in range(100)]
+    config = pretrain_config(steps=100, warmup_steps=10, min_lr_ratio=0.1)
+    rates = [rate_share(step, config) for step in range(100)]
     assert rates[0] == pytest.approx(1 / 11)
     assert rates[10] == max(rates) == 1.0
     assert rates[99] == pytest.approx(0.1)
     assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert learning_rate(55, config.model_copy(update={"schedule": "linear"})) == pytest.approx(1 - 0.9 * 45 / 89)
-    assert learning_rate(99, config.model_copy(update={"schedule": "constant"})) == 1.0
+    assert rate_share(55, config.model_copy(update={"schedule": "linear"})) == pytest.approx(1 - 0.9 * 45 / 89)
+    assert rate_share(99, config.model_copy(update={"schedule": "constant"})) == 1.0
+
+
+def test_wsd_holds_the_peak_and_then_goes_down_in_a_line():
+    config = pretrain_config(steps=100, warmup_steps=10, schedule="wsd", decay_share=0.4, min_lr_ratio=0.0)
+    rates = [rate_share(step, config) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10]) and rates[9] < 1
+    assert rates[10:61] == [1.0] * 51
+    assert rates[60:] == pytest.approx(np.linspace(1, 0, 40).tolist())
+    whole = config.model_copy(update={"decay_share": 1.0})  # begins when the warm-up has ended
+    assert [rate_share(step, whole) for step in (9, 10, 99)] == pytest.approx([10 / 11, 1.0, 0.0])
 
 
 # Batches
@@ -174,7 +185,8 @@ def test_the_gradient_is_clipped_to_its_norm(model):
 
 
 def test_weight_decay_is_for_matrices_only(model):
-    groups = build_optimizer(model, pretrain_config(weight_decay=0.3)).param_groups
+    (adamw,) = build_optimizers(model, pretrain_config(weight_decay=0.3)).parts
+    groups = adamw.param_groups
     assert [g["weight_decay"] for g in groups] == [0.3, 0.0]
     assert [{p.dim() for p in g["params"]} for g in groups] == [{2}, {1}]
 
@@ -337,7 +349,7 @@ def test_a_nan_in_the_weights_is_seen_in_the_loss(model, tmp_path):
 
 def test_sigterm_saves_a_checkpoint_and_the_run_goes_on_from_it(model, tmp_path):
     def run(name, interrupt_at):
-        fresh = GPT(model.config).initialise(1)
+        fresh = build(model.config).initialise(1)
         work = workspace(tmp_path, name, checkpoint_every=1000)
         job = job_of(fresh, tmp_path)
 

@@ -17,11 +17,11 @@ corpus:
   shard_bytes: 400_000
 tokenizer: {vocab_size: 512, train_bytes: 300_000}
 tokens: {shard_tokens: 200_000}
-model: {n_layer: 1, n_head: 2, n_embd: 32, context: 128}
-pretrain: {steps: 60, batch_tokens: 1024, warmup_steps: 5, eval_every: 30, eval_tokens: 5_000}
+model: {family: modern, n_layer: 1, n_head: 2, n_embd: 32, context: 128}
+pretrain: {optimizer: muon, steps: 60, batch_tokens: 1024, warmup_steps: 5, eval_every: 30, eval_tokens: 5_000}
 finetune:
   summarization: {steps: 30, batch_tokens: 1024, warmup_steps: 2, max_input_tokens: 90, max_target_tokens: 30}
-  qa: {steps: 30, batch_tokens: 1024, warmup_steps: 2, max_input_tokens: 110, max_target_tokens: 16}
+  qa: {optimizer: muon, steps: 30, batch_tokens: 1024, warmup_steps: 2, max_input_tokens: 110, max_target_tokens: 16}
 benchmark: {items: 20, heldout_documents: 5}
 runtime: {checkpoint_every: 10, threads: 1}
 """

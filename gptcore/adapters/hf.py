@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPT2Config
+from transformers import AutoModelForCausalLM, GPT2Config, PretrainedConfig, Qwen3Config
 from transformers.utils import logging
 
 from gptcore import durable
 from gptcore.model.gpt import GPT, GPTConfig
+from gptcore.model.modern import EPSILON, ROPE_BASE, hidden_width
 from gptcore.model.weights import load_model
 
 TOLERANCE = 1e-4
@@ -21,32 +22,89 @@ TOLERANCE = 1e-4
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 """GPT2LMHeadModel keeps these as Conv1D: (in, out), ours as Linear: (out, in)."""
 PREFIX = "transformer."
+QWEN3 = {
+    "tokens": ("model.embed_tokens",),
+    "norm": ("model.norm",),
+    "unembed": ("lm_head",),
+    "norm_1": ("input_layernorm",),
+    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention.q_norm": ("self_attn.q_norm",),
+    "attention.k_norm": ("self_attn.k_norm",),
+    "attention.out": ("self_attn.o_proj",),
+    "norm_2": ("post_attention_layernorm",),
+    "mlp.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.down": ("mlp.down_proj",),
+}
+"""What Qwen3ForCausalLM calls the modern family's parts; of one of ours that is several of theirs, top to bottom."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def to_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict under GPT2LMHeadModel's names and shapes; the tied head is left out."""
-    return {PREFIX + name: _turned(name, tensor) for name, tensor in state.items()}
+def to_hf(family: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict under the names and shapes of the family's class in transformers; a tied head is left out."""
+    if family == "gpt2":
+        return {PREFIX + name: _turned(name, tensor) for name, tensor in state.items()}
+    theirs = {}
+    for name, tensor in state.items():
+        place, part = _place(name, "layers.")
+        others = QWEN3[part]
+        for other, piece in zip(others, tensor.chunk(len(others)), strict=True):
+            theirs[f"{'model.' if place else ''}{place}{other}.weight"] = piece.contiguous()
+    return theirs
 
 
-def from_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_hf(family: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `to_hf`; a tied head and the causal masks that old files carry are left out."""
-    ours = {}
-    for full, tensor in state.items():
-        name = full.removeprefix(PREFIX)
-        if name == "lm_head.weight" or name.endswith((".attn.bias", ".attn.masked_bias")):
-            continue
-        ours[name] = _turned(name, tensor)
-    return ours
+    if family == "gpt2":
+        kept = {n: t for n, t in state.items() if not n.endswith((".attn.bias", ".attn.masked_bias", "lm_head.weight"))}
+        return {name.removeprefix(PREFIX): _turned(name, tensor) for name, tensor in kept.items()}
+    ours_of = {other: ours for ours, others in QWEN3.items() for other in others}
+    ours: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        place, other = _place(name, "model.layers.")
+        part = ours_of[other]
+        ours.setdefault(f"{place.removeprefix('model.')}{part}.weight", {})[other] = tensor
+    order = {other: place for others in QWEN3.values() for place, other in enumerate(others)}
+    return {
+        name: torch.cat([found[other] for other in sorted(found, key=order.__getitem__)])
+        for name, found in ours.items()
+    }
+
+
+def _place(name: str, before: str) -> tuple[str, str]:
+    """`layers.3.mlp.down.weight` in `layers.3.` and `mlp.down`; nothing comes before a part outside the layers."""
+    part = name.removesuffix(".weight")
+    if not name.startswith(before):
+        return "", part
+    layer, part = part.removeprefix(before).split(".", 1)
+    return f"{before}{layer}.", part
 
 
 def _turned(name: str, tensor: Tensor) -> Tensor:
     return tensor.t().contiguous() if name.endswith(TRANSPOSED) else tensor
 
 
-def hf_config(shape: GPTConfig, special: Mapping[str, int]) -> GPT2Config:
-    """The configuration of GPT2LMHeadModel. special: ids of the special tokens."""
+def hf_config(shape: GPTConfig, special: Mapping[str, int]) -> PretrainedConfig:
+    """The configuration of the family's class in transformers. special: ids of the special tokens."""
     end = special.get("<|endoftext|>")
+    ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": special.get("<|padding|>")}
+    if shape.family == "modern":
+        return Qwen3Config(
+            architectures=["Qwen3ForCausalLM"],
+            vocab_size=shape.vocab_size,
+            hidden_size=shape.n_embd,
+            intermediate_size=hidden_width(shape.n_embd),
+            num_hidden_layers=shape.n_layer,
+            num_attention_heads=shape.n_head,
+            num_key_value_heads=shape.n_head,
+            head_dim=shape.n_embd // shape.n_head,
+            max_position_embeddings=shape.context,
+            rms_norm_eps=EPSILON,
+            rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
+            attention_dropout=shape.dropout,
+            tie_word_embeddings=False,
+            dtype="float32",
+            **ids,
+        )
     return GPT2Config(
         architectures=["GPT2LMHeadModel"],
         vocab_size=shape.vocab_size,
@@ -60,10 +118,8 @@ def hf_config(shape: GPTConfig, special: Mapping[str, int]) -> GPT2Config:
         embd_pdrop=shape.dropout,
         attn_pdrop=shape.dropout,
         tie_word_embeddings=True,
-        bos_token_id=end,
-        eos_token_id=end,
-        pad_token_id=special.get("<|padding|>"),
         dtype="float32",
+        **ids,
     )
 
 
@@ -76,7 +132,9 @@ def export_hf(model_dir: Path, target: Path, card: str) -> None:
     special = special_tokens(model_dir)
     config = hf_config(model.config, special)
     durable.write_json(target / "config.json", config.to_diff_dict())
-    durable.write_bytes(target / "model.safetensors", save(to_hf(model.state_dict()), metadata={"format": "pt"}))
+    durable.write_bytes(
+        target / "model.safetensors", save(to_hf(model.config.family, model.state_dict()), metadata={"format": "pt"})
+    )
     generation = {"eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id, "do_sample": False}
     durable.write_json(target / "generation_config.json", generation)
     for name in TOKENIZER_FILES:

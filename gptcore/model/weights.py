@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gptcore import durable
+from gptcore.model.families import build
 from gptcore.model.gpt import GPT, GPTConfig
 
 DTYPES = {
@@ -83,7 +84,7 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> GPT:
                 "convert them to model.safetensors"
             )
         raise FileNotFoundError(f"{path} does not exist")
-    model = GPT(shape)  # on the meta device it would spare a second at 124 M, but its first use imports for 1.6 s
+    model = build(shape)  # on the meta device it would spare a second at 124 M, but its first use imports for 1.6 s
     tensors, wanted = read_tensors(path), model.state_dict()
     problems = [f"{name} is missing" for name in wanted if name not in tensors]
     problems += [f"{name} is unknown" for name in tensors if name not in wanted]

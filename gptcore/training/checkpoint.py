@@ -17,7 +17,7 @@ from gptcore import durable
 from gptcore.model.gpt import GPT
 from gptcore.model.weights import read_tensors, write_tensors
 from gptcore.training.checkpoint_names import MARKER, committed, damage, directory_of, step_of
-from gptcore.training.optimizer import optimizer_tensors, restore_optimizer
+from gptcore.training.optimizer import Optimizers
 
 KEPT = 2
 """Recent checkpoints kept while a run lasts: should the newest be damaged, the other serves."""
@@ -62,7 +62,7 @@ class Checkpoints:
         for path in {*root.glob(".step-*.part"), *root.glob("step-*")} - set(committed(root)):
             shutil.rmtree(path)  # what a kill left: half written, or half removed
 
-    def save(self, model: GPT, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    def save(self, model: GPT, optimizers: Optimizers, progress: Progress) -> None:
         """Commit the state after an update; OSError when the disk is full, and then nothing has changed.
 
         1. Write aside, synced, digests taken on the way. 2. The marker. 3. Rename. 4. Remove the oldest.
@@ -72,7 +72,7 @@ class Checkpoints:
         state = {**vars(progress), "fingerprint": self.fingerprint, "torch": torch.__version__}
         parts: dict[str, Mapping[str, Tensor] | bytes] = {
             "model.safetensors": model.state_dict(),
-            "optimizer.safetensors": optimizer_tensors(model, optimizer),
+            "optimizer.safetensors": optimizers.tensors(model),
             "random.safetensors": _random_states(),
             "state.json": durable.canonical_json(state),
         }
@@ -90,7 +90,7 @@ class Checkpoints:
         durable.sync_directory(self.root)
         prune(self.root, KEPT)
 
-    def restore(self, model: GPT, optimizer: torch.optim.Optimizer) -> Progress | None:
+    def restore(self, model: GPT, optimizers: Optimizers) -> Progress | None:
         """Load the newest checkpoint whose digests hold; None when there is none.
 
         Damaged ones are removed, and said. ValueError when it belongs to other data.
@@ -110,7 +110,7 @@ class Checkpoints:
                     f"remove {self.root} to start over"
                 )
             model.load_state_dict(read_tensors(directory / "model.safetensors"))
-            restore_optimizer(model, optimizer, read_tensors(directory / "optimizer.safetensors"))
+            optimizers.restore(model, read_tensors(directory / "optimizer.safetensors"))
             _restore_random_states(read_tensors(directory / "random.safetensors"))
             return Progress(step_of(directory), state["tokens"], state["seconds"], state["metrics_position"])
         return None

@@ -15,8 +15,8 @@ from gptcore.model.gpt import GPT, IGNORED, flops_per_token
 from gptcore.training.batches import Batch
 from gptcore.training.checkpoint import Checkpoints, Progress
 from gptcore.training.device import autocast, peak_flops, torch_dtype
-from gptcore.training.optimizer import build_optimizer
-from gptcore.training.schedule import learning_rate
+from gptcore.training.optimizer import Optimizers, build_optimizers
+from gptcore.training.schedule import rate_share
 from gptcore.work import FULL_DISK, Work
 
 LOG_EVERY = 10
@@ -56,12 +56,12 @@ def train(model: GPT, job: Job, work: Work) -> dict[str, float]:
     config, total = job.config, job.config.steps
     dtype = torch_dtype(config.dtype, model.device)
     peak = peak_flops(model.device, dtype)
-    optimizer = build_optimizer(model, config)
+    optimizers = build_optimizers(model, config)
     compiled: Callable[..., torch.Tensor] = torch.compile(model) if work.runtime.compile else model
     saver = Saver(Checkpoints(work.directory / "checkpoints", job.fingerprint, work.say), work)
 
     torch.manual_seed(config.seed)  # dropout; its state is in the checkpoint
-    now = saver.checkpoints.restore(model, optimizer) or Progress(step=0, tokens=0, seconds=0.0, metrics_position=0)
+    now = saver.checkpoints.restore(model, optimizers) or Progress(step=0, tokens=0, seconds=0.0, metrics_position=0)
     work.metrics.rewind(now.metrics_position)
     if now.step:
         work.say(f"resuming at step {now.step} of {total}")
@@ -77,20 +77,17 @@ def train(model: GPT, job: Job, work: Work) -> dict[str, float]:
                 break
             started = time.perf_counter()
             batch = job.next_batch(now.step)
-            rate = learning_rate(now.step, config)
+            share = rate_share(now.step, config)
             loss, norm = _gradient(compiled, model, batch, config, dtype, work.runtime.micro_batch_tokens)
             _check_finite(loss, norm, now.step + 1, saver.checkpoints.latest())
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizers.step(share)
             seconds = now.seconds + time.perf_counter() - started
             now = replace(now, step=now.step + 1, tokens=now.tokens + batch.tokens, seconds=seconds)
 
             if now.step % LOG_EVERY == 0 or now.step == total:
                 speed = (now.tokens - logged.tokens) / (now.seconds - logged.seconds)
-                metrics = {"loss": loss, "learning_rate": rate, "grad_norm": norm, "tokens": float(now.tokens)}
-                metrics["tokens_per_second"] = speed
+                metrics = {"loss": loss, "learning_rate": config.learning_rate * share, "grad_norm": norm}
+                metrics |= {"tokens": float(now.tokens), "tokens_per_second": speed}
                 if peak:
                     metrics["mfu"] = speed * flops_per_token(model, batch.inputs.shape[1]) / peak
                 work.log({f"{job.name}/{name}": value for name, value in metrics.items()}, now.step)
@@ -99,7 +96,7 @@ def train(model: GPT, job: Job, work: Work) -> dict[str, float]:
                 shown = time.monotonic()
                 work.progress(now.step, total, "step", loss=loss, tokens_per_second=now.tokens / now.seconds)
             stopping = work.interrupted  # read once: a signal that comes during the save waits for the next update
-            saver.after_update(model, optimizer, now, required=stopping or now.step == total)
+            saver.after_update(model, optimizers, now, required=stopping or now.step == total)
             if stopping:
                 work.stop_if_interrupted()
         work.stop_if_interrupted()
@@ -157,14 +154,14 @@ class Saver:
     """The step whose save failed first."""
     next_try: int = field(default=0, init=False)
 
-    def after_update(self, model: GPT, optimizer: torch.optim.Optimizer, now: Progress, required: bool) -> None:
+    def after_update(self, model: GPT, optimizers: Optimizers, now: Progress, required: bool) -> None:
         """Save when required, when due, or when a failed save is to be tried again."""
         due = required or now.step % self.work.runtime.checkpoint_every == 0
         if not due and (self.owed_since is None or now.step < self.next_try):
             return
         try:
             position = self.work.metrics.position()
-            self.checkpoints.save(model, optimizer, replace(now, metrics_position=position))
+            self.checkpoints.save(model, optimizers, replace(now, metrics_position=position))
         except OSError as error:
             if error.errno not in FULL_DISK:
                 raise

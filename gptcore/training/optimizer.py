@@ -1,38 +1,66 @@
-"""AdamW, and its state by parameter name."""
+"""What updates the weights: AdamW, or Muon for the matrices inside the network and AdamW for the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from gptcore.config import Training
+from gptcore.model.gpt import GPT
+from gptcore.training.muon import Muon
 
 
-def build_optimizer(model: nn.Module, config: Training) -> torch.optim.AdamW:
-    """Fused AdamW (Loshchilov and Hutter 2019); decay on matrices and embeddings, none on biases and norms."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
+class Optimizers:
+    """Several optimizers, each with parameters of its own, as one."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self.parts = parts
+        self._groups = [(group, group["lr"]) for part in parts for group in part.param_groups]
+
+    def step(self, rate_share: float) -> None:
+        """Update the weights, with this share of each optimizer's peak rate, and forget the gradients."""
+        for group, peak in self._groups:
+            group["lr"] = peak * rate_share
+        for part in self.parts:
+            part.step()
+            part.zero_grad(set_to_none=True)
+
+    def tensors(self, model: nn.Module) -> dict[str, Tensor]:
+        """The state as `<parameter>:<slot>` -> tensor."""
+        return {
+            f"{name}:{slot}": value
+            for name, parameter in model.named_parameters()
+            for part in self.parts
+            if parameter in part.state
+            for slot, value in part.state[parameter].items()
+        }
+
+    def restore(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `tensors` gave."""
+        parameters = dict(model.named_parameters())
+        owners = {p: part for part in self.parts for group in part.param_groups for p in group["params"]}
+        for key, value in tensors.items():
+            name, slot = key.rsplit(":", 1)
+            parameter = parameters[name]
+            owners[parameter].state[parameter][slot] = value.to(parameter.device)
+
+
+def build_optimizers(model: GPT, config: Training) -> Optimizers:
+    """Fused AdamW (Loshchilov and Hutter 2019), decay on matrices and tables, none on biases and norms.
+
+    With `optimizer: muon` the matrices inside the blocks are Muon's, which decays nothing.
+    """
+    stacks = model.stacks if config.optimizer == "muon" else {}
+    rest = [p for name, p in model.named_parameters() if name not in stacks]
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
-
-
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state as `<parameter>:<slot>` -> tensor."""
-    return {
-        f"{name}:{slot}": value
-        for name, parameter in model.named_parameters()
-        for slot, value in optimizer.state[parameter].items()
-    }
-
-
-def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave."""
-    parameters = dict(model.named_parameters())
-    for key, value in tensors.items():
-        name, slot = key.rsplit(":", 1)
-        optimizer.state[parameters[name]][slot] = value.to(parameters[name].device)
+    betas = (config.beta1, config.beta2)
+    parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)]
+    if stacks:
+        matrices = [(p, stacks[name]) for name, p in model.named_parameters() if name in stacks]
+        parts.append(Muon(matrices, config.matrix_learning_rate, config.matrix_momentum, config.matrix_turns))
+    return Optimizers(parts)

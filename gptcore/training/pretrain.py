@@ -10,6 +10,7 @@ import numpy as np
 
 from gptcore import durable
 from gptcore.config import Model, Pretrain
+from gptcore.model.families import build
 from gptcore.model.gpt import GPT, GPTConfig, parameter_count
 from gptcore.model.weights import save_model
 from gptcore.text.tokens import TokenShards
@@ -36,7 +37,7 @@ def pretrain(model: Model, config: Pretrain, work: Work) -> Outcome:
     held_out = held_out_windows(validation, token_bytes, model.context, config.eval_tokens)
     with arithmetic(work.runtime) as device:
         dtype = torch_dtype(config.dtype, device)
-        gpt = GPT(GPTConfig.of(model, index["vocab_size"])).initialise(config.seed).to(device)
+        gpt = build(GPTConfig.of(model, index["vocab_size"])).initialise(config.seed).to(device)
         job = Job(
             name="pretrain",
             config=config,
