@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from gptcore import config
 from gptcore.model.families import build
 from gptcore.model.gpt import IGNORED, GPTConfig, flops_per_token, parameter_count
+from gptcore.model.modern import EPSILON, RMSNorm
 from gptcore.model.weights import load_model, save_model
 
 SHAPE = GPTConfig("gpt2", n_layer=2, n_head=4, n_embd=32, context=16, vocab_size=50)
@@ -60,6 +61,23 @@ def test_the_modern_family_knows_distances_and_no_places(ids):
         torch.testing.assert_close(model.hidden(ids), model.hidden(ids, positions))
         torch.testing.assert_close(model.hidden(ids[:, :8]), model.hidden(ids[:, :8], positions[:, 8:]))
         assert not torch.allclose(model.hidden(ids), model.hidden(ids, positions // 2), atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 8), (2, 4, 3, 8)])
+def test_the_norm_and_its_gradients_are_torchs(shape):
+    draw = torch.Generator().manual_seed(0)
+    norm = RMSNorm(8)
+    with torch.no_grad():
+        norm.weight.copy_(torch.rand(8, generator=draw) + 0.5)
+    x, gradient = torch.randn(shape, generator=draw), torch.randn(shape, generator=draw)
+    ours, theirs, weight = x.clone().requires_grad_(), x.clone().requires_grad_(), norm.weight.detach().clone()
+    weight.requires_grad_()
+    found, expected = norm(ours), F.rms_norm(theirs, (8,), weight, EPSILON)
+    found.backward(gradient)
+    expected.backward(gradient)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    torch.testing.assert_close(norm.weight.grad, weight.grad)
 
 
 def test_the_modern_family_begins_with_equal_odds(ids):

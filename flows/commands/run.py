@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import shlex
@@ -114,11 +115,12 @@ def _through_prefect(options: argparse.Namespace, started: float, learning: bool
     display = display_for(sys.stderr if options.json else sys.stdout)
     try:
         with terminating(), prefect_server(home()) as server:
-            from flows.pipeline import pipeline
-            from tasks.session import shown_on
+            with uncollected():
+                from flows.pipeline import pipeline
+                from tasks.session import shown_on
 
-            display.say(f"importing {'torch and ' if learning else ''}MLflow while Prefect starts")
-            warm_up(["torch"] if learning else [])
+                display.say(f"importing {'torch and ' if learning else ''}MLflow while Prefect starts")
+                warm_up(["torch"] if learning else [])
             if server:
                 server.wait()
             with shown_on(display), delivered_logs():
@@ -144,6 +146,7 @@ def _through_prefect(options: argparse.Namespace, started: float, learning: bool
         return FAILED
     display.close()
     _conclude(summary, started, options)
+    gc.freeze()  # or the interpreter's last collections walk through a million objects of libraries, for seconds
     return 0
 
 
@@ -159,6 +162,17 @@ def terminating() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """What is made inside stays: no collection walks through it, now or later (two seconds of a run's imports)."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def warm_up(modules: Sequence[str]) -> None:

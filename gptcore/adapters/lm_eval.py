@@ -238,7 +238,7 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
         )
     if len(chosen) < config.items:
         work.say(f"{skill.name}: the test split holds {len(chosen)} items, benchmark.items asks for {config.items}")
-    trivial = baseline(skill, items(skill, read_documents(corpus, "train")))
+    trivial = baseline(skill, read_documents(corpus, "train"))
     overlap = OverlapCounter([*item.fields.values(), item.target] for item in chosen)
     for document in read_documents(corpus, "train"):
         overlap.add(document.text)
