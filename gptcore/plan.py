@@ -42,11 +42,9 @@ class StagePlan:
 
 def resolve_sources(preset: Preset, home: Path) -> list[dict[str, Any]]:
     """Look at every source anew and remember its version for later plans."""
-    versions = []
-    for source in preset.corpus.sources:
-        version = resolve_source(source, home / "cache")
+    versions = [resolve_source(source, home / "cache") for source in preset.corpus.sources]
+    for source, version in zip(preset.corpus.sources, versions, strict=True):
         write_json(_resolved_path(source, home), version)
-        versions.append(version)
     return versions
 
 

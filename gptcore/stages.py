@@ -54,7 +54,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
         *(
             Stage(
                 f"benchmark-{model}",
-                2,
+                1,
                 (stage, "corpus"),
                 _benchmark(model),
                 ("torch", "lm-eval", "rouge-score"),

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable
 
 from gptcore.config import Skill
 from gptcore.text.docstring_items import first_sentence
-from gptcore.text.documents import Document
-from gptcore.text.skills import Item, even_sample, items
+from gptcore.text.skills import Item, sample_items
 
-SAMPLE = 4_000
-"""Training documents whose items' answers are counted at most: parsing them all takes longer than answering."""
+SAMPLE = 20_000
+"""Training items that the most frequent answers are counted over at most; bounds memory."""
 
 
 def lead_sentence(item: Item) -> str:
@@ -19,12 +18,12 @@ def lead_sentence(item: Item) -> str:
     return first_sentence(item.fields["document"].partition("\n")[0])
 
 
-def most_frequent(skill: Skill, training: Iterable[Document]) -> Callable[[Item], str]:
-    """The most frequent answer of each kind in an even sample of the documents; of all kinds for an unseen one."""
-    everywhere: Counter[str] = Counter()
+def most_frequent(training: Iterable[Item]) -> Callable[[Item], str]:
+    """The most frequent answer of each kind in an even sample of the training items; of all kinds for an unseen one."""
+    sample = sample_items(training, SAMPLE, "most frequent answer")
+    everywhere = Counter(item.target for item in sample)
     by_kind: dict[str, Counter[str]] = {}
-    for item in items(skill, even_sample(training, SAMPLE, "most frequent answer", lambda document: document.id)):
-        everywhere[item.target] += 1
+    for item in sample:
         by_kind.setdefault(item.kind, Counter())[item.target] += 1
 
     def top(counts: Counter[str]) -> str:
@@ -34,6 +33,6 @@ def most_frequent(skill: Skill, training: Iterable[Document]) -> Callable[[Item]
     return lambda item: answers.get(item.kind, otherwise)
 
 
-def baseline(skill: Skill, training: Iterable[Document]) -> Callable[[Item], str]:
-    """What the skill's trivial method answers to an item; only most_frequent_answer reads the training documents."""
-    return lead_sentence if skill.baseline == "lead_sentence" else most_frequent(skill, training)
+def baseline(skill: Skill, training: Iterable[Item]) -> Callable[[Item], str]:
+    """What the skill's trivial method answers to an item; only most_frequent_answer reads the training items."""
+    return lead_sentence if skill.baseline == "lead_sentence" else most_frequent(training)

@@ -139,12 +139,13 @@ def resolve(source: PythonDocs, cache: DigestCache) -> dict[str, Any]:
 
     Raises ValueError for a package that is not installed or holds no Python files.
     """
+    packages = chosen(source)  # refused before anything is read
     version: dict[str, Any] = {"kind": source.kind, "python": platform.python_version(), "packages": {}}
     if source.stdlib:
         root = stdlib_root()
         lines = [f"{path},{cache.get(f'{root}/{path}')}" for path in stdlib_files()]
         version["packages"][STDLIB] = {"version": platform.python_version(), "digest": _digest(lines)}
-    for package in chosen(source):
+    for package in packages:
 
         def record_digest(_record: Path, package: Installed = package) -> dict[str, Any]:
             files = package_files(package)
