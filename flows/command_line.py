@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
+
+from flows.uncollected import uncollected
 
 EXAMPLES = """examples:
   gptmill run quickstart                          the whole pipeline; again: seconds, everything reused
@@ -111,7 +114,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code that docs/stages.md explains."""
     options = parser().parse_args(arguments)
-    command = importlib.import_module(f"flows.commands.{options.module}")
+    with uncollected():
+        command = importlib.import_module(f"flows.commands.{options.module}")
     try:
         code: int = command.main(options)
     except KeyboardInterrupt:
@@ -119,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    finally:
+        gc.freeze()  # the interpreter's last collections would take seconds, for memory that goes anyway
     return code
 
 

@@ -12,7 +12,6 @@ from gptcore.durable import sha256_json, write_json
 from gptcore.presets import ConfigError
 from gptcore.stages import Stage, code_digest, identity, key_of, stages
 from gptcore.store import IDENTITY, Manifest, Store, problem_by_size, read_json
-from gptcore.text.sources import resolve_source
 from gptcore.training.checkpoint_names import latest_step
 
 Status = Literal["fresh", "resumable", "stale", "missing"]
@@ -42,6 +41,8 @@ class StagePlan:
 
 def resolve_sources(preset: Preset, home: Path) -> list[dict[str, Any]]:
     """Look at every source anew and remember its version for later plans."""
+    from gptcore.text.sources import resolve_source  # slow to import, and a plan need not resolve
+
     versions = [resolve_source(source, home / "cache") for source in preset.corpus.sources]
     for source, version in zip(preset.corpus.sources, versions, strict=True):
         write_json(_resolved_path(source, home), version)

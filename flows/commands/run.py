@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib
 import json
 import shlex
@@ -18,6 +17,7 @@ from typing import Any
 from flows.commands.failures import FAILED, one_line, refuse
 from flows.ephemeral_server import prefect_server
 from flows.prefect_settings import prepare_prefect
+from flows.uncollected import uncollected
 from gptcore.adapters.mlflow_lookup import Presence, run_presence
 from gptcore.config import Preset
 from gptcore.plan import StagePlan, make_plan, resolve_sources, select
@@ -146,7 +146,6 @@ def _through_prefect(options: argparse.Namespace, started: float, learning: bool
         return FAILED
     display.close()
     _conclude(summary, started, options)
-    gc.freeze()  # or the interpreter's last collections walk through a million objects of libraries, for seconds
     return 0
 
 
@@ -162,17 +161,6 @@ def terminating() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """What is made inside stays: no collection walks through it, now or later (two seconds of a run's imports)."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def warm_up(modules: Sequence[str]) -> None:
