@@ -19,7 +19,7 @@ lint: $(STAMP)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-soak: $(STAMP)  ## long kill and endurance tests (half an hour)
+soak: $(STAMP)  ## long kill and endurance tests (a quarter of an hour)
 	@$(BIN)/python -m pytest -m soak --timeout=7200
 
 test-gpu: $(STAMP)  ## tests that need a GPU

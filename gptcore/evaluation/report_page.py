@@ -35,7 +35,7 @@ table { border-collapse: collapse; font-size: 0.92em; font-variant-numeric: tabu
 caption { text-align: left; padding-bottom: 0.2rem; }
 th, td { text-align: left; vertical-align: top; padding: 0.32rem 1.1rem 0.32rem 0; }
 tr { border-bottom: 1px solid var(--line); }
-td { max-width: min(24rem, 70vw); }
+td { max-width: min(20rem, 70vw); }
 th { font-weight: 600; white-space: nowrap; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 .digest { white-space: nowrap; }
