@@ -28,37 +28,47 @@ from gptcore.presets import load_preset
 
 STAGES = ("pretrain", "finetune-qa", "benchmark-base", "publish", "report")
 """Killed here, once each; benchmarks/kill.py kills every stage, more than once."""
-WITHIN = 0.9
-"""Share of a stage's own seconds, as the undisturbed run took them, in which it is killed: here it may be a little
-quicker. Its last instants, and the telling of MLflow after them, are left to the soak."""
+RECORD_S = 0.5
+"""About what telling MLflow at the end of a stage adds to its own work."""
 
 pytestmark = pytest.mark.timeout(900)  # the first test here may run the whole pipeline besides six killed ones
 
 
 @dataclass
-class Story:
-    """A home whose runs were killed, and what the last, undisturbed one left."""
+class Home:
+    """What the last, undisturbed run left in a home whose runs were killed."""
 
-    preset: str
-    home: Path
-    kills: int
     stages: dict[str, Any]
     record: Record
     stage_runs: int
 
 
+@dataclass
+class Story:
+    """Homes in which, together, every stage of STAGES was killed at work."""
+
+    preset: str
+    hits: Counter[str]
+    homes: list[Home]
+
+
 @pytest.fixture(scope="module")
 def story(tiny: Finished, tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("kill")
-    home, preset = folder / "home", str(write_preset(folder))
+    preset = str(write_preset(folder))
     command, surroundings = ["run", preset, "--json"], {"OMP_NUM_THREADS": "1", "PREFECT_API_URL": tiny.prefect.url}
-    seconds = {stage: WITHIN * row["seconds"] for stage, row in tiny.first["stages"].items()}
+    seconds = {stage: row["seconds"] + RECORD_S for stage, row in tiny.first["stages"].items()}
     seed = time.time_ns() % 2**32
     print(f"seed {seed}")
-    hits = kill_each(dict.fromkeys(STAGES, 1), seconds, random.Random(seed), command, home, **surroundings)
-    answer, _ = finish(command, home, **surroundings)
-    record, stage_runs = record_of(home)
-    return Story(preset, home, hits.total(), answer["stages"], record, stage_runs)
+    draw, told = random.Random(seed), Story(preset, Counter(), [])
+    while missed := {stage: 1 for stage in STAGES if not told.hits[stage]}:
+        # A kill may come after a stage that is quicker here; it is aimed at again in a home of its own.
+        assert len(told.homes) < 5, told.hits
+        home = folder / f"home-{len(told.homes)}"
+        told.hits += kill_each(missed, seconds, draw, command, home, **surroundings)
+        answer, _ = finish(command, home, **surroundings)
+        told.homes.append(Home(answer["stages"], *record_of(home)))
+    return told
 
 
 def files(row: dict[str, Any]) -> list[str]:
@@ -67,28 +77,30 @@ def files(row: dict[str, Any]) -> list[str]:
 
 
 def test_the_outputs_equal_those_of_an_undisturbed_run(tiny: Finished, story: Story) -> None:
-    assert story.kills >= len(STAGES) - 1  # a kill may come between two stages, where one is quicker than before
-    undisturbed = tiny.first["stages"]
-    assert {n: row["digest"] for n, row in story.stages.items()} == {n: row["digest"] for n, row in undisturbed.items()}
-    assert any(row["status"] == "reused" for row in story.stages.values())
+    undisturbed = {n: row["digest"] for n, row in tiny.first["stages"].items()}
+    for home in story.homes:
+        assert {n: row["digest"] for n, row in home.stages.items()} == undisturbed
+        assert any(row["status"] == "reused" for row in home.stages.values())
 
 
-def test_what_stands_outside_the_digest_is_whole(tiny: Finished, story: Story) -> None:
-    assert {"report.html", "MANIFEST.json"} <= set(files(story.stages["report"]))
-    assert {"published.json", "hf/qa/model.safetensors"} <= set(files(story.stages["publish"]))
-    for row in story.stages.values():
-        assert not [name for name in files(row) if name.startswith("scratch/") or name.endswith(".part")]
+def test_what_stands_outside_the_digest_is_whole(story: Story) -> None:
+    for home in story.homes:
+        assert {"report.html", "MANIFEST.json"} <= set(files(home.stages["report"]))
+        assert {"published.json", "hf/qa/model.safetensors"} <= set(files(home.stages["publish"]))
+        for row in home.stages.values():
+            assert not [name for name in files(row) if name.startswith("scratch/") or name.endswith(".part")]
 
 
 def test_mlflow_holds_one_ended_run_a_stage_and_no_step_twice(story: Story) -> None:
-    assert story.record == Record()
-    assert story.stage_runs == len(story.stages)
+    for home in story.homes:
+        assert home.record == Record()
+        assert home.stage_runs == len(home.stages)
 
 
 def test_prefect_shows_the_killed_runs_as_crashed(tiny: Finished, story: Story) -> None:
     pipelines = tiny.prefect.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": [story.preset]}}})
     states = Counter(run["state"]["type"] for run in pipelines)
-    assert set(states) == {"COMPLETED", "CRASHED"} and states["CRASHED"] >= story.kills
+    assert set(states) == {"COMPLETED", "CRASHED"} and states["CRASHED"] >= story.hits.total()
     ids = {"any_": [run["id"] for run in pipelines]}
     subflows = tiny.prefect.ask("flow_runs/filter", {"flow_runs": {"parent_flow_run_id": ids}})
     assert {run["state"]["type"] for run in subflows} == {"COMPLETED", "CRASHED"}
