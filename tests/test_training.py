@@ -24,9 +24,10 @@ from gptcore.model.families import build
 from gptcore.model.gpt import IGNORED, GPTConfig
 from gptcore.model.weights import load_model
 from gptcore.text.tokens import TokenShards
-from gptcore.training import device, loop
+from gptcore.training import device
 from gptcore.training.batches import Batch, Example, ExampleBatches, WindowBatches, collate, permute, plan
 from gptcore.training.checkpoint_names import latest_step
+from gptcore.training.gradient import gradient
 from gptcore.training.heldout import evaluate_examples, evaluate_text, held_out_windows
 from gptcore.training.loop import Job, NotFinite, train
 from gptcore.training.optimizer import build_optimizers
@@ -149,13 +150,13 @@ def test_the_prompts_tokens_carry_no_loss_and_padding_changes_nothing(model):
     expected = torch.cat(alone).mean().item()
     each_answer_alike = torch.stack([losses.mean() for losses in alone]).mean().item()
     assert evaluate_examples(model, examples, torch.float32)["val_loss"] == pytest.approx(expected, rel=1e-6)
-    loss, _ = gradient(model, collate(examples))
+    loss, _ = gradient_of(model, collate(examples))
     assert loss == pytest.approx(each_answer_alike, rel=1e-6)
 
 
-def gradient(model, batch, micro_batch_tokens=None):
+def gradient_of(model, batch, micro_batch_tokens=None):
     model.zero_grad()
-    return loop._gradient(model, model, batch, pretrain_config(grad_clip=1e9), torch.float32, micro_batch_tokens)
+    return gradient(model, model, batch, pretrain_config(grad_clip=1e9), torch.float32, micro_batch_tokens)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -167,10 +168,10 @@ def test_micro_batches_add_up_to_the_same_gradient(model, masked):
         for row in range(8):
             targets[row, : row * 4] = IGNORED
     batch = Batch(ids[:, :-1], targets, 256)
-    whole_loss, whole_norm = gradient(model, batch)
+    whole_loss, whole_norm = gradient_of(model, batch)
     whole = [p.grad.clone() for p in model.parameters()]
     for micro in (32, 64, 100):
-        loss, norm = gradient(model, batch, micro)
+        loss, norm = gradient_of(model, batch, micro)
         assert (loss, norm) == (pytest.approx(whole_loss, abs=1e-5), pytest.approx(whole_norm, abs=1e-5))
         for ours, expected in zip(model.parameters(), whole, strict=True):
             torch.testing.assert_close(ours.grad, expected, atol=1e-5, rtol=1e-5)
@@ -178,7 +179,7 @@ def test_micro_batches_add_up_to_the_same_gradient(model, masked):
 
 def test_the_gradient_is_clipped_to_its_norm(model):
     batch = Batch(torch.ones(2, 8, dtype=torch.long), torch.ones(2, 8, dtype=torch.long), 16)
-    _, norm = loop._gradient(model, model, batch, pretrain_config(grad_clip=0.01), torch.float32, None)
+    _, norm = gradient(model, model, batch, pretrain_config(grad_clip=0.01), torch.float32, None)
     clipped = torch.sqrt(sum((p.grad**2).sum() for p in model.parameters()))
     assert norm > 0.1
     assert clipped.item() == pytest.approx(0.01, rel=1e-3)

@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from gptcore.config import Training
-from gptcore.model.gpt import GPT, IGNORED, flops_per_token
+from gptcore.model.gpt import GPT, flops_per_token
 from gptcore.training.batches import Batch
 from gptcore.training.checkpoint import Checkpoints, Progress
-from gptcore.training.device import autocast, peak_flops, torch_dtype
-from gptcore.training.optimizer import Optimizers, build_optimizers
+from gptcore.training.device import peak_flops, torch_dtype
+from gptcore.training.gradient import gradient
+from gptcore.training.optimizer import build_optimizers
+from gptcore.training.saver import Saver
 from gptcore.training.schedule import rate_share
-from gptcore.work import FULL_DISK, Work
+from gptcore.work import Work
 
 LOG_EVERY = 10
 """Updates between logged training metrics."""
-GPU_MICRO_BATCH_TOKENS = 32_768
 SHOW_EVERY_S = 0.1
 """Seconds between two moves of the progress bar."""
 
@@ -78,7 +79,7 @@ def train(model: GPT, job: Job, work: Work) -> dict[str, float]:
             started = time.perf_counter()
             batch = job.next_batch(now.step)
             share = rate_share(now.step, config)
-            loss, norm = _gradient(compiled, model, batch, config, dtype, work.runtime.micro_batch_tokens)
+            loss, norm = gradient(compiled, model, batch, config, dtype, work.runtime.micro_batch_tokens)
             _check_finite(loss, norm, now.step + 1, saver.checkpoints.latest())
             optimizers.step(share)
             seconds = now.seconds + time.perf_counter() - started
@@ -104,36 +105,6 @@ def train(model: GPT, job: Job, work: Work) -> dict[str, float]:
     return {f"{job.name}/{name}": value for name, value in final.items()}
 
 
-def _gradient(
-    compiled: Callable[..., torch.Tensor],
-    model: GPT,
-    batch: Batch,
-    config: Training,
-    dtype: torch.dtype,
-    micro_batch_tokens: int | None,
-) -> tuple[float, float]:
-    """Leave the clipped gradient of the batch's mean loss in the parameters; returns that loss and the norm before.
-
-    Micro-batches add up sums over the whole batch's count, so their size changes nothing but rounding.
-    """
-    device, whole = model.device, batch.weight
-    if micro_batch_tokens is None and device.type == "cuda":
-        micro_batch_tokens = GPU_MICRO_BATCH_TOKENS
-    loss = torch.zeros((), device=device)
-    for inputs, targets, weights in batch.split(micro_batch_tokens):
-        with autocast(device, dtype):
-            if weights is None:
-                part = compiled(inputs.to(device), targets.to(device), reduction="sum") / whole
-            else:  # fine-tuning counts one token in twenty: the head need not see the others
-                places = (targets.flatten() != IGNORED).nonzero()[:, 0]
-                losses = compiled(inputs.to(device), targets.to(device), places.to(device), reduction="none")
-                part = (losses * weights.flatten()[places].to(device)).sum() / whole
-        part.backward()  # type: ignore[no-untyped-call]
-        loss += part.detach()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-    return loss.item(), norm.item()
-
-
 def _check_finite(loss: float, norm: float, step: int, last_good: Path | None) -> None:
     for name, value in (("loss", loss), ("gradient norm", norm)):
         if not math.isfinite(value):
@@ -142,38 +113,3 @@ def _check_finite(loss: float, norm: float, step: int, last_good: Path | None) -
                 f"{name} is {value} at step {step}; the update was not made, {kept}; "
                 "try a lower learning_rate or a longer warm-up"
             )
-
-
-@dataclass
-class Saver:
-    """When to save, and what to do while the disk is full: train on, try again after 1, 2, 4 … updates."""
-
-    checkpoints: Checkpoints
-    work: Work
-    owed_since: int | None = field(default=None, init=False)
-    """The step whose save failed first."""
-    next_try: int = field(default=0, init=False)
-
-    def after_update(self, model: GPT, optimizers: Optimizers, now: Progress, required: bool) -> None:
-        """Save when required, when due, or when a failed save is to be tried again."""
-        due = required or now.step % self.work.runtime.checkpoint_every == 0
-        if not due and (self.owed_since is None or now.step < self.next_try):
-            return
-        try:
-            position = self.work.metrics.position()
-            self.checkpoints.save(model, optimizers, replace(now, metrics_position=position))
-        except OSError as error:
-            if error.errno not in FULL_DISK:
-                raise
-            if self.owed_since is None:
-                self.owed_since = now.step
-                kept = self.checkpoints.latest()
-                self.work.say(
-                    f"no room for the checkpoint of step {now.step} ({error.strerror}); training goes on and tries "
-                    f"again; last good one: {kept.name if kept else 'none'}; free space under {self.checkpoints.root}"
-                )
-            self.next_try = now.step + max(1, now.step - self.owed_since)
-        else:
-            if self.owed_since is not None:
-                self.work.say(f"checkpoint of step {now.step} saved; there is room again")
-            self.owed_since = None
