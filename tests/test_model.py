@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from gptcore import config
+from gptcore.model import cpu, loss
+from gptcore.model.cpu import EPSILON
 from gptcore.model.families import build
-from gptcore.model.gpt import IGNORED, GPTConfig, flops_per_token, parameter_count
-from gptcore.model.modern import EPSILON, RMSNorm
+from gptcore.model.gpt import GPTConfig, flops_per_token, parameter_count
+from gptcore.model.modern import RMSNorm
 from gptcore.model.weights import load_model, save_model
 
 SHAPE = GPTConfig("gpt2", n_layer=2, n_head=4, n_embd=32, context=16, vocab_size=50)
@@ -116,14 +118,67 @@ def test_initial_weights_are_the_seeds():
     assert not torch.equal(first(1), first(2))
 
 
-def test_loss_is_the_cross_entropy_of_the_targets_that_count(model, ids):
+@pytest.mark.parametrize("chunk", [1, 170, 1 << 20])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_loss_and_its_gradients_are_those_of_the_targets_that_count(model, ids, monkeypatch, chunk, weighted):
+    """Whatever the number of logits at a time: a row, three rows, all."""
+    monkeypatch.setitem(loss.CHUNK, "cpu", chunk)
     targets = ids.roll(-1, 1)
-    targets[:, :5] = IGNORED
-    expected = F.cross_entropy(model(ids)[:, 5:].reshape(-1, 50), targets[:, 5:].reshape(-1), reduction="sum")
-    places = (targets.flatten() != IGNORED).nonzero()[:, 0]
-    torch.testing.assert_close(model(ids, targets, reduction="sum"), expected)
-    torch.testing.assert_close(model(ids, targets, places, reduction="sum"), expected)
-    torch.testing.assert_close(model(ids, targets), expected / len(places))
+    targets[:, :5] = loss.IGNORED
+    places = (targets.flatten() != loss.IGNORED).nonzero()[:, 0]
+    weights = torch.rand(len(places), generator=torch.Generator().manual_seed(0)) if weighted else torch.ones(33)
+
+    def gradients():
+        found = [p.grad.clone() for p in model.parameters()]
+        model.zero_grad()
+        return found
+
+    nats = F.cross_entropy(model(ids)[:, 5:].reshape(-1, 50), targets[:, 5:].reshape(-1), reduction="none")
+    torch.testing.assert_close(model(ids, targets, places, reduction="none"), nats)
+    expected = (nats * weights).sum() / 7
+    expected.backward()
+    plain = gradients()
+    forms = [(places, weights), *(() if weighted else [(None, None), (places, None)])]
+    for where, factors in forms:
+        ours = model(ids, targets, where, factors) / 7
+        torch.testing.assert_close(ours, expected)
+        ours.backward()
+        torch.testing.assert_close(gradients(), plain, atol=1e-5, rtol=1e-5)
+
+
+def test_ignored_targets_cost_nothing_each(model, ids):
+    targets = ids.clone()
+    targets[0] = loss.IGNORED
+    nats = model(ids, targets, reduction="none")
+    assert torch.equal(nats[:16], torch.zeros(16)) and (nats[16:] > 0).all()
+
+
+@pytest.mark.parametrize("approximate", ["tanh", "none"])
+def test_a_linear_layer_after_gelu_has_torchs_gradients(approximate):
+    draw = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(shape, generator=draw) for shape in ((2, 3, 8), (5, 8), (5,))]
+    gradient = torch.randn(2, 3, 5, generator=draw)
+    ours, theirs = ([t.clone().requires_grad_() for t in inputs] for _ in range(2))
+    found = cpu.GELULinear.apply(*ours, approximate)
+    expected = F.linear(F.gelu(theirs[0], approximate=approximate), *theirs[1:])
+    found.backward(gradient)
+    expected.backward(gradient)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close([t.grad for t in ours], [t.grad for t in theirs])
+
+
+def test_gelu_is_exact_or_in_its_tanh_form(ids):
+    exact, tanh, own = (
+        moved(build(dataclasses.replace(SHAPE, activation=name)).initialise(3)) for name in ("gelu", "gelu_tanh", None)
+    )
+    assert torch.equal(own(ids), tanh(ids))
+    torch.testing.assert_close(exact(ids), tanh(ids), atol=0.05, rtol=0.05)
+    assert not torch.equal(exact(ids), tanh(ids))
+    for family, activation in (("modern", "gelu"), ("gpt2", "swiglu")):
+        with pytest.raises(ValueError, match=f"activation '{activation}' is not one of the {family} family's"):
+            dataclasses.replace(SHAPE, family=family, activation=activation)
+        with pytest.raises(ValueError, match=f"activation {activation} is none of the {family} family's"):
+            config.Model(family=family, activation=activation)
 
 
 def test_a_sequence_over_the_context_is_refused(model):

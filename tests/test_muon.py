@@ -24,6 +24,15 @@ def test_singular_values_come_near_one_and_directions_stay(shape):
     torch.testing.assert_close(inside, torch.diag_embed(inside.diagonal(dim1=1, dim2=2)), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("turns", "least", "most"), [(3, 0.35, 1.65), (4, 0.80, 1.20), (5, 0.99, 1.01), (9, 0.999, 1.001)]
+)
+def test_each_turn_brings_singular_values_nearer_to_one(turns, least, most):
+    spread = torch.diag(torch.logspace(-2, 0, 16))[None]  # over its norm: from 0.005 on
+    values = torch.linalg.svdvals(orthogonal(spread, turns))
+    assert least <= values.min() and values.max() <= most
+
+
 def test_a_direction_of_zeros_stays_zero():
     assert torch.equal(orthogonal(torch.zeros(1, 4, 4)), torch.zeros(1, 4, 4))
 

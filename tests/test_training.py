@@ -21,7 +21,8 @@ from tiny_training import (
 
 from gptcore.config import Pretrain, Runtime
 from gptcore.model.families import build
-from gptcore.model.gpt import IGNORED, GPTConfig
+from gptcore.model.gpt import GPTConfig
+from gptcore.model.loss import IGNORED
 from gptcore.model.weights import load_model
 from gptcore.text.tokens import TokenShards
 from gptcore.training import device

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, PretrainedConfig, Qwe
 from transformers.utils import logging
 
 from gptcore import durable
+from gptcore.model.cpu import EPSILON
 from gptcore.model.gpt import GPT, GPTConfig
-from gptcore.model.modern import EPSILON, ROPE_BASE, hidden_width
+from gptcore.model.modern import ROPE_BASE, hidden_width
 from gptcore.model.weights import load_model
 
 TOLERANCE = 1e-4
@@ -112,7 +113,7 @@ def hf_config(shape: GPTConfig, special: Mapping[str, int]) -> PretrainedConfig:
         n_embd=shape.n_embd,
         n_layer=shape.n_layer,
         n_head=shape.n_head,
-        activation_function="gelu_new",
+        activation_function="gelu" if shape.activation == "gelu" else "gelu_new",
         layer_norm_epsilon=1e-5,
         resid_pdrop=shape.dropout,
         embd_pdrop=shape.dropout,

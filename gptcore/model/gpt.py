@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, device, nn
 
 from gptcore import config
-
-IGNORED = -100
-"""A target that no loss is taken on."""
+from gptcore.model.loss import each_loss, summed_loss
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class GPTConfig:
     context: int
     vocab_size: int
     dropout: float = 0.0
+    activation: str | None = None
 
     def __post_init__(self) -> None:
         if self.family not in config.CONTEXT_LIMITS:
@@ -39,6 +38,11 @@ class GPTConfig:
                 raise ValueError(f"{name} {value!r} is not a positive whole number")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_head {self.n_head} does not divide n_embd {self.n_embd}")
+        if self.activation not in (None, *config.ACTIVATIONS[self.family]):
+            raise ValueError(
+                f"activation {self.activation!r} is not one of the {self.family} family's "
+                f"{list(config.ACTIVATIONS[self.family])}"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout!r} is not in [0, 1)")
 
@@ -110,12 +114,18 @@ class GPT(nn.Module, ABC):
         return F.linear(hidden, self.head)
 
     def forward(
-        self, ids: Tensor, targets: Tensor | None = None, places: Tensor | None = None, reduction: str = "mean"
+        self,
+        ids: Tensor,
+        targets: Tensor | None = None,
+        places: Tensor | None = None,
+        weights: Tensor | None = None,
+        reduction: Literal["sum", "none"] = "sum",
     ) -> Tensor:
         """Logits (B, T, V) of ids (B, T); with targets (B, T) their cross-entropy in nats instead.
 
-        Targets of IGNORED do not count. `places` are the flat indices (into B*T) of those that do: with it the head
-        computes only them. `reduction` is mean, sum or none (one loss a place).
+        Targets of IGNORED do not count. `places` (N,) are the flat indices (into B*T) of those that do: with it the
+        head computes only them. sum: one number, every loss times its weight in `weights` (N,), 1 without;
+        none: one loss a place (N,).
         """
         x = self.hidden(ids)
         if targets is None:
@@ -123,7 +133,7 @@ class GPT(nn.Module, ABC):
         x, targets = x.flatten(0, 1), targets.flatten()  # (B*T, C), (B*T,)
         if places is not None:
             x, targets = x[places], targets[places]
-        return F.cross_entropy(self.logits(x).float(), targets, ignore_index=IGNORED, reduction=reduction)
+        return summed_loss(x, self.head, targets, weights) if reduction == "sum" else each_loss(x, self.head, targets)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptcore.model import cpu
 from gptcore.model.gpt import GPT, Attend, GPTConfig, parameter_count
 
 
@@ -39,16 +40,21 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers around GELU in its tanh form, `gelu_new` (as in GPT-2's released code)."""
+    """Two linear layers around GELU; `gelu_tanh`, the default, is that of GPT-2's released code."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
+        self.approximate = "none" if config.activation == "gelu" else "tanh"
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        out: Tensor = self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        x = self.c_fc(x)
+        if cpu.helps(x) and cpu.is_plain(self.c_proj):
+            out: Tensor = cpu.GELULinear.apply(x, self.c_proj.weight, self.c_proj.bias, self.approximate)  # type: ignore[no-untyped-call]
+        else:
+            out = self.c_proj(F.gelu(x, approximate=self.approximate))
         return out
 
 

@@ -8,17 +8,16 @@ Qwen3, so that `transformers` loads it with no code of ours. Letters for shapes:
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptcore.model import cpu
+from gptcore.model.cpu import EPSILON
 from gptcore.model.gpt import GPT, Attend, GPTConfig, parameter_count
 
 ROPE_BASE = 10_000.0
-EPSILON = 1e-6
-"""Added to the mean square in every norm."""
 HIDDEN_MULTIPLE = 32
 """The hidden layer's width is a multiple of this."""
 
@@ -37,36 +36,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> the same."""
-        if x.device.type == "cpu" and torch.is_grad_enabled():
-            out: Tensor = _CPUNorm.apply(x, self.weight)  # type: ignore[no-untyped-call]
+        if cpu.helps(x):
+            out: Tensor = cpu.RMSNorm.apply(x, self.weight)  # type: ignore[no-untyped-call]
             return out
         return F.rms_norm(x, self.weight.shape, self.weight, EPSILON)
-
-
-class _CPUNorm(torch.autograd.Function):
-    """RMSNorm with a backward pass in one kernel: on a CPU torch's own takes twelve, and twice the time.
-
-    With its mean set to 0, LayerNorm's gradient is RMSNorm's but for one term, which is added back.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        """(..., width) and (width,) -> (..., width)."""
-        ctx.save_for_backward(x, weight)
-        return F.rms_norm(x, weight.shape, weight, EPSILON)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of x and weight."""
-        x, weight = ctx.saved_tensors
-        gradient = gradients[0].contiguous()
-        scale = x.square().mean(-1, keepdim=True).add_(EPSILON).rsqrt_()  # (..., 1)
-        mean = torch.zeros_like(scale)
-        of_x, of_weight, _ = torch.ops.aten.native_layer_norm_backward(
-            gradient, x, weight.shape, mean, scale, weight, None, [True, True, False]
-        )
-        left_out = (gradient @ weight)[..., None] * (scale / len(weight))  # (..., 1)
-        return of_x + left_out, of_weight
 
 
 class Attention(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gptcore import durable
-from gptcore.model.gpt import IGNORED
+from gptcore.model.loss import IGNORED
 
 Integers = npt.NDArray[np.int64]
 

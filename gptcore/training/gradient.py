@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 
 from gptcore.config import Training
-from gptcore.model.gpt import GPT, IGNORED
+from gptcore.model.gpt import GPT
+from gptcore.model.loss import IGNORED
 from gptcore.training.batches import Batch
 from gptcore.training.device import autocast
 
@@ -33,11 +34,11 @@ def gradient(
     for inputs, targets, weights in batch.split(micro_batch_tokens):
         with autocast(device, dtype):
             if weights is None:
-                part = compiled(inputs.to(device), targets.to(device), reduction="sum") / whole
+                part = compiled(inputs.to(device), targets.to(device)) / whole
             else:  # fine-tuning counts one token in twenty: the head need not see the others
                 places = (targets.flatten() != IGNORED).nonzero()[:, 0]
-                losses = compiled(inputs.to(device), targets.to(device), places.to(device), reduction="none")
-                part = (losses * weights.flatten()[places].to(device)).sum() / whole
+                shares = weights.flatten()[places].to(device)
+                part = compiled(inputs.to(device), targets.to(device), places.to(device), shares) / whole
         part.backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gptcore.model.gpt import GPT, IGNORED
+from gptcore.model.gpt import GPT
+from gptcore.model.loss import IGNORED
 from gptcore.training.batches import Batch, Example, Integers, Windows, collate, fill
 from gptcore.training.device import autocast
 
