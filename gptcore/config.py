@@ -163,6 +163,8 @@ class Model(Part):
     activation: Literal["gelu_tanh", "gelu", "swiglu"] | None = None
     """The MLP's; None takes the family's own: gpt2 GELU in the tanh form of its released code, modern SwiGLU. gelu is
     exact, and on a CPU three times as fast as its tanh form."""
+    bias: bool | None = None
+    """Whether linear layers and norms add biases; None takes the family's own: gpt2 does, modern cannot."""
 
     @model_validator(mode="after")
     def _possible(self) -> Model:
@@ -170,6 +172,8 @@ class Model(Part):
             raise ValueError(
                 f"activation {self.activation} is none of the {self.family} family's: {list(ACTIVATIONS[self.family])}"
             )
+        if self.bias and self.family == "modern":
+            raise ValueError("bias true: the modern family has none")
         if self.n_embd % self.n_head:
             fits = [h for h in range(1, self.n_embd + 1) if self.n_embd % h == 0 and h <= 64]
             raise ValueError(f"n_head {self.n_head} does not divide n_embd {self.n_embd}; heads that do: {fits}")

@@ -154,17 +154,30 @@ def test_ignored_targets_cost_nothing_each(model, ids):
 
 
 @pytest.mark.parametrize("approximate", ["tanh", "none"])
-def test_a_linear_layer_after_gelu_has_torchs_gradients(approximate):
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+def test_a_linear_layer_after_gelu_has_torchs_gradients(approximate, bias, kept, monkeypatch):
+    monkeypatch.setattr(cpu, "RECOMPUTED_OVER", kept)
     draw = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(shape, generator=draw) for shape in ((2, 3, 8), (5, 8), (5,))]
+    inputs = [torch.randn(shape, generator=draw) for shape in ((2, 3, 8), (5, 8), (5,))][: 3 if bias else 2]
     gradient = torch.randn(2, 3, 5, generator=draw)
     ours, theirs = ([t.clone().requires_grad_() for t in inputs] for _ in range(2))
-    found = cpu.GELULinear.apply(*ours, approximate)
+    found = cpu.GELULinear.apply(*ours, *(() if bias else (None,)), approximate)
     expected = F.linear(F.gelu(theirs[0], approximate=approximate), *theirs[1:])
     found.backward(gradient)
     expected.backward(gradient)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close([t.grad for t in ours], [t.grad for t in theirs])
+
+
+def test_biases_can_be_left_out(ids):
+    bare = build(dataclasses.replace(SHAPE, bias=False)).initialise(3)
+    assert not [name for name, _ in bare.named_parameters() if name.endswith("bias")]
+    torch.testing.assert_close(bare(ids), build(SHAPE).initialise(3)(ids))  # whose biases begin at zero
+    with pytest.raises(ValueError, match="the modern family has none"):
+        dataclasses.replace(SHAPE, family="modern", bias=True)
+    with pytest.raises(ValueError, match="the modern family has none"):
+        config.Model(family="modern", bias=True)
 
 
 def test_gelu_is_exact_or_in_its_tanh_form(ids):

@@ -53,10 +53,12 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "tokenizer"
 
 
-def write_model(directory: Path, tokenizer: Path, skill: str, seed: int = 0, family: str = "gpt2") -> None:
+def write_model(
+    directory: Path, tokenizer: Path, skill: str, seed: int = 0, family: str = "gpt2", **shape: Any
+) -> None:
     """A finished `finetune-<skill>` stage with weights that give varied answers."""
     vocabulary = TextTokenizer.load(tokenizer).vocab_size
-    model = build(GPTConfig(family, 2, 2, 32, 64, vocabulary)).initialise(seed)
+    model = build(GPTConfig(family, 2, 2, 32, 64, vocabulary, **shape)).initialise(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)) * 0.2)
@@ -141,6 +143,19 @@ def test_our_weights_and_theirs_are_inverses(tmp_path: Path, tokenizer: Path) ->
     back = from_hf("gpt2", {**to_hf("gpt2", state), **beside})
     assert list(back) == list(state) and all(torch.equal(back[name], state[name]) for name in state)
     assert to_hf("gpt2", state)["transformer.h.0.attn.c_attn.weight"].shape == (32, 96)
+
+
+def test_gpt2_without_biases_is_exported_with_zeros(tmp_path: Path, tokenizer: Path) -> None:
+    write_model(tmp_path, tokenizer, "qa", bias=False, activation="gelu")
+    export_hf(tmp_path, tmp_path / "hf", "a card")
+    state = load_model(tmp_path).state_dict()
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").state_dict()
+    assert {name for name in theirs if name.endswith("bias")} and to_hf("gpt2", state).keys() < theirs.keys()
+    back = from_hf("gpt2", theirs, bias=False)
+    assert list(back) == list(state) and all(torch.equal(back[name], state[name]) for name in state)
+    theirs["transformer.ln_f.bias"] += 1
+    with pytest.raises(ValueError, match=r"without biases cannot hold ln_f\.bias"):
+        from_hf("gpt2", theirs, bias=False)
 
 
 def test_the_modern_family_is_exported_too(tmp_path: Path, tokenizer: Path) -> None:

@@ -43,7 +43,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 def to_hf(family: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict under the names and shapes of the family's class in transformers; a tied head is left out."""
     if family == "gpt2":
-        return {PREFIX + name: _turned(name, tensor) for name, tensor in state.items()}
+        return {PREFIX + name: _turned(name, tensor) for name, tensor in {**state, **_zero_biases(state)}.items()}
     theirs = {}
     for name, tensor in state.items():
         place, part = _place(name, "layers.")
@@ -53,11 +53,18 @@ def to_hf(family: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return theirs
 
 
-def from_hf(family: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `to_hf`; a tied head and the causal masks that old files carry are left out."""
+def from_hf(family: str, state: Mapping[str, Tensor], bias: bool = True) -> dict[str, Tensor]:
+    """The inverse of `to_hf`; a tied head and the causal masks that old files carry are left out.
+
+    Without `bias` so are gpt2's biases; ValueError when one of them is not zero.
+    """
     if family == "gpt2":
         kept = {n: t for n, t in state.items() if not n.endswith((".attn.bias", ".attn.masked_bias", "lm_head.weight"))}
-        return {name.removeprefix(PREFIX): _turned(name, tensor) for name, tensor in kept.items()}
+        back = {name.removeprefix(PREFIX): _turned(name, tensor) for name, tensor in kept.items()}
+        biases = {name for name in back if name.endswith(".bias") and not bias}
+        if used := sorted(name for name in biases if back[name].any()):
+            raise ValueError(f"a gpt2 model without biases cannot hold {', '.join(used[:3])}, which are not zero")
+        return {name: tensor for name, tensor in back.items() if name not in biases}
     ours_of = {other: ours for ours, others in QWEN3.items() for other in others}
     ours: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
@@ -78,6 +85,16 @@ def _place(name: str, before: str) -> tuple[str, str]:
         return "", part
     layer, part = part.removeprefix(before).split(".", 1)
     return f"{before}{layer}.", part
+
+
+def _zero_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those that a state lacks and GPT2LMHeadModel has."""
+    weights = {n.removesuffix("weight"): t for n, t in state.items() if not n.startswith(("wte.", "wpe."))}
+    return {
+        f"{n}bias": torch.zeros(len(t))
+        for n, t in weights.items()
+        if not n.endswith("bias") and f"{n}bias" not in state
+    }
 
 
 def _turned(name: str, tensor: Tensor) -> Tensor:

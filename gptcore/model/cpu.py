@@ -57,21 +57,28 @@ class RMSNorm(torch.autograd.Function):
         return of_x.add_(left_out), of_weight
 
 
+RECOMPUTED_OVER = 1 << 20
+"""Numbers: a tensor larger than a core's cache is cheaper to compute again than to keep and to fetch."""
+
+
 class GELULinear(torch.autograd.Function):
-    """F.linear(F.gelu(x, approximate), weight, bias), which keeps x alone: GELU of it is computed again."""
+    """F.linear(F.gelu(x, approximate=approximate), weight, bias); of a large x, GELU is not kept but computed again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, approximate: str) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
         """(..., in), (out, in) and (out,) -> (..., out)."""
-        ctx.save_for_backward(x, weight)
-        ctx.approximate = approximate
-        return F.linear(F.gelu(x, approximate=approximate), weight, bias)
+        active = F.gelu(x, approximate=approximate)
+        ctx.save_for_backward(x, weight, None if x.numel() > RECOMPUTED_OVER else active)
+        ctx.approximate, ctx.has_bias = approximate, bias is not None
+        return F.linear(active, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         """Gradients of x, weight and bias."""
-        x, weight = ctx.saved_tensors
+        x, weight, active = ctx.saved_tensors
         gradient = gradients[0].flatten(0, -2)
-        of_weight = gradient.T @ F.gelu(x, approximate=ctx.approximate).flatten(0, -2)
+        if active is None:
+            active = F.gelu(x, approximate=ctx.approximate)
+        of_weight = gradient.T @ active.flatten(0, -2)
         of_x = torch.ops.aten.gelu_backward((gradient @ weight).view(x.shape), x, approximate=ctx.approximate)
-        return of_x, of_weight, gradient.sum(0), None
+        return of_x, of_weight, gradient.sum(0) if ctx.has_bias else None, None

@@ -28,6 +28,7 @@ class GPTConfig:
     vocab_size: int
     dropout: float = 0.0
     activation: str | None = None
+    bias: bool | None = None
 
     def __post_init__(self) -> None:
         if self.family not in config.CONTEXT_LIMITS:
@@ -43,6 +44,8 @@ class GPTConfig:
                 f"activation {self.activation!r} is not one of the {self.family} family's "
                 f"{list(config.ACTIVATIONS[self.family])}"
             )
+        if self.bias and self.family == "modern":
+            raise ValueError("bias true: the modern family has none")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout!r} is not in [0, 1)")
 

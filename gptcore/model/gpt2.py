@@ -22,8 +22,9 @@ class Attention(nn.Module):
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        bias = config.bias is not False
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=bias)
 
     def forward(self, x: Tensor, attend: Attend | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -45,8 +46,9 @@ class MLP(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.approximate = "none" if config.activation == "gelu" else "tanh"
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        bias = config.bias is not False
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -63,8 +65,9 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        self.ln_1, self.attn = nn.LayerNorm(config.n_embd), Attention(config, layer)
-        self.ln_2, self.mlp = nn.LayerNorm(config.n_embd), MLP(config)
+        bias = config.bias is not False
+        self.ln_1, self.attn = nn.LayerNorm(config.n_embd, bias=bias), Attention(config, layer)
+        self.ln_2, self.mlp = nn.LayerNorm(config.n_embd, bias=bias), MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, attend: Attend | None) -> Tensor:
@@ -83,7 +86,7 @@ class GPT2(GPT):
         self.wpe = nn.Embedding(config.context, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd)
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias is not False)
 
     def initialise(self, seed: int) -> GPT2:
         """Biases 0, norms 1, matrices N(0, std), positions as sinusoids of the same size.
