@@ -240,6 +240,9 @@ class Finetune(Training):
     max_per_answer: Positive | None = None
     """Training items at most that share one answer found in their own input; None takes all. With few, a small model
     learns to copy; with many, to guess the frequent ones."""
+    packing: bool = False
+    """Whether several examples share a row of the context, none seeing another; else each has a row, padded to the
+    longest of a batch of like lengths, which is faster for a small model on a CPU."""
 
 
 class Benchmark(Part):

@@ -101,8 +101,18 @@ def test_fine_tuning_learns_and_leaves_a_model_directory(workspace, base):
     assert 0 < len(generate(model, [prompt], 16, {tokenizer.eot})[0]) <= 16
 
 
-def test_an_interrupted_run_ends_with_the_same_bytes(workspace):
-    finetune(config(), SKILL, workspace("whole"))
+def test_packing_learns_the_same_in_rows_of_the_context(workspace):
+    losses = {}
+    for packing in (False, True):
+        work = workspace(f"packing-{packing}")
+        losses[packing] = finetune(config(steps=60, packing=packing), SKILL, work).metrics["finetune-qa/val_loss"]
+    assert losses[True] == pytest.approx(losses[False], rel=0.1)
+    assert losses[True] != losses[False]
+
+
+@pytest.mark.parametrize("changes", [{}, {"packing": True}], ids=["padded", "packed"])
+def test_an_interrupted_run_ends_with_the_same_bytes(workspace, changes):
+    finetune(config(**changes), SKILL, workspace("whole"))
     work = workspace("stopped")
 
     def interrupt(done, *_, **__):
@@ -111,9 +121,9 @@ def test_an_interrupted_run_ends_with_the_same_bytes(workspace):
 
     work.on_progress = interrupt
     with pytest.raises(Interrupted):
-        finetune(config(), SKILL, work)
+        finetune(config(**changes), SKILL, work)
     again = workspace("stopped")
-    finetune(config(), SKILL, again)
+    finetune(config(**changes), SKILL, again)
     assert any(line.startswith("resuming at step") for line in again.said)
     whole = work.directory.parent / "whole"
     assert durable.sha256_file(work.directory / "model.safetensors") == durable.sha256_file(whole / "model.safetensors")

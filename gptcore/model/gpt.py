@@ -110,14 +110,20 @@ class GPT(nn.Module, ABC):
         return F.linear(hidden, self.head)
 
     def forward(
-        self, ids: Tensor, targets: Tensor | None = None, places: Tensor | None = None, reduction: str = "mean"
+        self,
+        ids: Tensor,
+        targets: Tensor | None = None,
+        places: Tensor | None = None,
+        reduction: str = "mean",
+        positions: Tensor | None = None,
+        attend: Attend | None = None,
     ) -> Tensor:
         """Logits (B, T, V) of ids (B, T); with targets (B, T) their cross-entropy in nats instead.
 
         Targets of IGNORED do not count. `places` are the flat indices (into B*T) of those that do: with it the head
         computes only them. `reduction` is mean, sum or none (one loss a place).
         """
-        x = self.hidden(ids)
+        x = self.hidden(ids, positions, attend)
         if targets is None:
             return self.logits(x)
         x, targets = x.flatten(0, 1), targets.flatten()  # (B*T, C), (B*T,)

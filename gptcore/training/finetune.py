@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +16,11 @@ from gptcore.model.weights import load_model
 from gptcore.text.documents import read_documents
 from gptcore.text.skills import encode_example, items, sample_items
 from gptcore.text.tokenizer import TextTokenizer
-from gptcore.training.batches import Example, ExampleBatches
+from gptcore.training.batches import Batch, Example, ExampleBatches
 from gptcore.training.device import arithmetic, torch_dtype
 from gptcore.training.heldout import evaluate_examples
 from gptcore.training.loop import Job, train
+from gptcore.training.packing import PackedBatches
 from gptcore.training.pretrain import finish
 from gptcore.work import Outcome, Work
 
@@ -29,7 +31,8 @@ HELD_OUT_SHARE = 0.02
 def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
     """Teach the model of the input `pretrain` the skill, with items from the input `corpus`.
 
-    The prompt is masked out of the loss. ValueError when there are no items, or they cannot fit the model's context.
+    The prompt is masked out of the loss. ValueError when there are no items, or they cannot fit the
+    model's context.
     """
     base = work.inputs["pretrain"]
     tokenizer = TextTokenizer.load(base)
@@ -46,7 +49,7 @@ def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
         job = Job(
             name=f"finetune-{skill.name}",
             config=config,
-            next_batch=ExampleBatches(data.train, config.batch_tokens, config.steps, config.seed),
+            next_batch=_batches(config, data.train, model.config.context),
             evaluate=lambda: evaluate_examples(model, data.validation, dtype),
             fingerprint={"items": _digest(data), "base model": durable.sha256_file(base / "model.safetensors")},
         )
@@ -55,6 +58,12 @@ def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
     limits = {"max_input_tokens": config.max_input_tokens, "max_target_tokens": config.max_target_tokens}
     durable.write_json(work.directory / "skill.json", skill.model_dump(mode="json") | limits)
     return finish(model, work, base, metrics, "skill.json")
+
+
+def _batches(config: Finetune, train: list[Example], context: int) -> Callable[[int], Batch]:
+    if config.packing:
+        return PackedBatches(train, context, config.batch_tokens, config.steps, config.seed)
+    return ExampleBatches(train, config.batch_tokens, config.steps, config.seed)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 
 from gptcore.config import Training
 from gptcore.model.gpt import GPT, IGNORED
+from gptcore.model.packed import PackedAttention
 from gptcore.training.batches import Batch
 from gptcore.training.device import autocast
 
@@ -30,15 +31,25 @@ def gradient(
     if micro_batch_tokens is None and device.type == "cuda":
         micro_batch_tokens = GPU_MICRO_BATCH_TOKENS
     loss = torch.zeros((), device=device)
-    for inputs, targets, weights in batch.split(micro_batch_tokens):
+    for inputs, targets, weights, positions in batch.split(micro_batch_tokens):
         with autocast(device, dtype):
             if weights is None:
                 part = compiled(inputs.to(device), targets.to(device), reduction="sum") / whole
             else:  # fine-tuning counts one token in twenty: the head need not see the others
                 places = (targets.flatten() != IGNORED).nonzero()[:, 0]
-                losses = compiled(inputs.to(device), targets.to(device), places.to(device), reduction="none")
+                losses = compiled(
+                    inputs.to(device), targets.to(device), places.to(device), "none", *_apart(positions, model)
+                )
                 part = (losses * weights.flatten()[places].to(device)).sum() / whole
         part.backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
     return loss.item(), norm.item()
+
+
+def _apart(positions: torch.Tensor | None, model: GPT) -> tuple[torch.Tensor, PackedAttention] | tuple[None, None]:
+    """Positions and attention that keep the examples of a row apart, where it holds several."""
+    if positions is None:
+        return None, None
+    attend = PackedAttention.of(positions, model.config.dropout if model.training else 0.0)
+    return positions.to(model.device), attend.to(model.device)
