@@ -243,6 +243,18 @@ class Finetune(Training):
     packing: bool = False
     """Whether several examples share a row of the context, none seeing another; else each has a row, padded to the
     longest of a batch of like lengths, which is faster for a small model on a CPU."""
+    method: Literal["full", "lora"] = "full"
+    """full trains every weight. lora trains a product of two narrow matrices beside each matrix inside the blocks, by
+    AdamW, and adds it to that matrix at the end (Hu et al. 2021)."""
+    lora_rank: Positive = 8
+    """Width of LoRA's narrow matrices."""
+    lora_alpha: Positive = 16
+    """LoRA's product counts alpha / rank times."""
+    lora_dropout: Share = 0.0
+    """Dropout probability of what LoRA's matrices read."""
+    lora_targets: Strings = ()
+    """Names of the matrices that LoRA changes, such as `c_attn` (gpt2) or `qkv` (modern); empty takes all inside the
+    blocks."""
 
 
 class Benchmark(Part):

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_training import history
 
 from gptcore import durable
@@ -110,7 +111,25 @@ def test_packing_learns_the_same_in_rows_of_the_context(workspace):
     assert losses[True] != losses[False]
 
 
-@pytest.mark.parametrize("changes", [{}, {"packing": True}], ids=["padded", "packed"])
+def test_lora_leaves_a_model_directory_like_any_other_and_its_adapter(workspace, base):
+    from peft import PeftModel
+
+    work = workspace()
+    outcome = finetune(config(method="lora", learning_rate=3e-2, steps=60), SKILL, work)
+    assert outcome.results[-2:] == ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
+    assert all((work.directory / name).is_file() for name in outcome.results)
+    losses = [value for _, key, value in history(work.directory) if key == "finetune-qa/val_loss"]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 5.1  # uniform over 304 ids: 5.7
+    merged, adapted = load_model(work.directory), load_model(base / "pretrain")
+    before = {name: tensor.clone() for name, tensor in adapted.state_dict().items()}
+    assert {n for n, t in merged.state_dict().items() if not torch.equal(t, before[n])} == set(adapted.stacks)
+    PeftModel.from_pretrained(adapted, str(work.directory / "adapter"))
+    ids = torch.arange(100)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids), adapted.eval()(ids), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"packing": True}, {"method": "lora"}], ids=["padded", "packed", "lora"])
 def test_an_interrupted_run_ends_with_the_same_bytes(workspace, changes):
     finetune(config(**changes), SKILL, workspace("whole"))
     work = workspace("stopped")
