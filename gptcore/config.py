@@ -214,6 +214,11 @@ class Training(Part):
     """Updates between evaluations on the validation split."""
     eval_tokens: Positive = 200_000
     """Validation tokens an evaluation reads at most."""
+    patience: Positive | None = None
+    """Evaluations in a row without a new lowest val_loss after which training stops; None never stops early. The
+    schedule knows nothing of it: a run that stops before its decay ends keeps the rate it had."""
+    keep_best: bool = False
+    """Whether the model left is that of the evaluation with the lowest val_loss; else that of the last update."""
     seed: NotNegative = 1
     """Seeds initial weights, batches and dropout."""
 
@@ -227,10 +232,18 @@ class Training(Part):
 class Pretrain(Training):
     """Pretraining on token shards."""
 
+    gap_warning: float | None = 0.5
+    """Nats a token by which val_loss may lie above the mean training loss of the last 50 updates before a warning; None
+    never warns. Training loss is taken with dropout, on text as it comes."""
+    gap_stop: float | None = None
+    """The same difference at which training stops; None never does."""
+
 
 class Finetune(Training):
     """Fine-tuning of the base model for one skill."""
 
+    keep_best: bool = True
+    """Whether the model left is that of the evaluation with the lowest val_loss; else that of the last update."""
     max_input_tokens: Positive = 128
     """Longer inputs are cut here, tokens; answers never are."""
     max_target_tokens: Positive = 64
