@@ -228,6 +228,11 @@ class Training(Part):
     """Updates between evaluations on the validation split."""
     eval_tokens: Positive = 200_000
     """Validation tokens an evaluation reads at most."""
+    patience: Positive | None = None
+    """Evaluations in a row without a new lowest val_loss after which training stops; None never stops early. The
+    schedule knows nothing of it: a run that stops before its decay ends keeps the rate it had."""
+    keep_best: bool = False
+    """Whether the model left is that of the evaluation with the lowest val_loss; else that of the last update."""
     seed: NotNegative = 1
     """Seeds initial weights, batches and dropout."""
 
@@ -241,10 +246,18 @@ class Training(Part):
 class Pretrain(Training):
     """Pretraining on token shards."""
 
+    gap_warning: float | None = 0.5
+    """Nats a token by which val_loss may lie above the mean training loss of the last 50 updates before a warning; None
+    never warns. Training loss is taken with dropout, on text as it comes."""
+    gap_stop: float | None = None
+    """The same difference at which training stops; None never does."""
+
 
 class Finetune(Training):
     """Fine-tuning of the base model for one skill."""
 
+    keep_best: bool = True
+    """Whether the model left is that of the evaluation with the lowest val_loss; else that of the last update."""
     max_input_tokens: Positive = 128
     """Longer inputs are cut here, tokens; answers never are."""
     max_target_tokens: Positive = 64
@@ -254,6 +267,21 @@ class Finetune(Training):
     max_per_answer: Positive | None = None
     """Training items at most that share one answer found in their own input; None takes all. With few, a small model
     learns to copy; with many, to guess the frequent ones."""
+    packing: bool = False
+    """Whether several examples share a row of the context, none seeing another; else each has a row, padded to the
+    longest of a batch of like lengths, which is faster for a small model on a CPU."""
+    method: Literal["full", "lora"] = "full"
+    """full trains every weight. lora trains a product of two narrow matrices beside each matrix inside the blocks, by
+    AdamW, and adds it to that matrix at the end (Hu et al. 2021)."""
+    lora_rank: Positive = 8
+    """Width of LoRA's narrow matrices."""
+    lora_alpha: Positive = 16
+    """LoRA's product counts alpha / rank times."""
+    lora_dropout: Share = 0.0
+    """Dropout probability of what LoRA's matrices read."""
+    lora_targets: Strings = ()
+    """Names of the matrices that LoRA changes, such as `c_attn` (gpt2) or `qkv` (modern); empty takes all inside the
+    blocks."""
 
 
 class Benchmark(Part):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from gptcore.config import SPECIAL_TOKENS, Preset
+from gptcore.config import SPECIAL_TOKENS, Finetune, Preset
 from gptcore.durable import sha256_json
 from gptcore.hardware import library_version, resolve_device, resolve_dtype
 from gptcore.presets import load_skill
@@ -48,8 +48,8 @@ def stages(preset: Preset) -> dict[str, Stage]:
         Stage("tokens", 1, ("corpus", "tokenizer"), lambda p: _dump(p.tokens), ("tokenizers", "tiktoken"), text),
         Stage("pretrain", 1, ("tokens", "tokenizer"), _pretrain, ("torch",), learning),
         *(
-            Stage(f"finetune-{skill}", 1, ("pretrain", "corpus"), _finetune(skill), ("torch",), learning)
-            for skill in skills
+            Stage(f"finetune-{skill}", 1, ("pretrain", "corpus"), _finetune(skill), _tuners(tuning), learning)
+            for skill, tuning in preset.finetune.items()
         ),
         *(
             Stage(
@@ -146,6 +146,10 @@ def _pretrain(preset: Preset) -> dict[str, Any]:
 
 def _finetune(skill: str) -> Identity:
     return lambda preset: {"skill": _dump(load_skill(skill)), **_training(preset, preset.finetune[skill])}
+
+
+def _tuners(tuning: Finetune) -> tuple[str, ...]:
+    return ("torch", "peft") if tuning.method == "lora" else ("torch",)
 
 
 def _benchmark(model: str) -> Identity:

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_training import history
 
 from gptcore import durable
@@ -101,8 +102,36 @@ def test_fine_tuning_learns_and_leaves_a_model_directory(workspace, base):
     assert 0 < len(generate(model, [prompt], 16, {tokenizer.eot})[0]) <= 16
 
 
-def test_an_interrupted_run_ends_with_the_same_bytes(workspace):
-    finetune(config(), SKILL, workspace("whole"))
+def test_packing_learns_the_same_in_rows_of_the_context(workspace):
+    losses = {}
+    for packing in (False, True):
+        work = workspace(f"packing-{packing}")
+        losses[packing] = finetune(config(steps=60, packing=packing), SKILL, work).metrics["finetune-qa/val_loss"]
+    assert losses[True] == pytest.approx(losses[False], rel=0.1)
+    assert losses[True] != losses[False]
+
+
+def test_lora_leaves_a_model_directory_like_any_other_and_its_adapter(workspace, base):
+    from peft import PeftModel
+
+    work = workspace()
+    outcome = finetune(config(method="lora", learning_rate=3e-2, steps=60), SKILL, work)
+    assert outcome.results[-2:] == ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
+    assert all((work.directory / name).is_file() for name in outcome.results)
+    losses = [value for _, key, value in history(work.directory) if key == "finetune-qa/val_loss"]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 5.1  # uniform over 304 ids: 5.7
+    merged, adapted = load_model(work.directory), load_model(base / "pretrain")
+    before = {name: tensor.clone() for name, tensor in adapted.state_dict().items()}
+    assert {n for n, t in merged.state_dict().items() if not torch.equal(t, before[n])} == set(adapted.stacks)
+    PeftModel.from_pretrained(adapted, str(work.directory / "adapter"))
+    ids = torch.arange(100)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids), adapted.eval()(ids), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"packing": True}, {"method": "lora"}], ids=["padded", "packed", "lora"])
+def test_an_interrupted_run_ends_with_the_same_bytes(workspace, changes):
+    finetune(config(**changes), SKILL, workspace("whole"))
     work = workspace("stopped")
 
     def interrupt(done, *_, **__):
@@ -111,9 +140,9 @@ def test_an_interrupted_run_ends_with_the_same_bytes(workspace):
 
     work.on_progress = interrupt
     with pytest.raises(Interrupted):
-        finetune(config(), SKILL, work)
+        finetune(config(**changes), SKILL, work)
     again = workspace("stopped")
-    finetune(config(), SKILL, again)
+    finetune(config(**changes), SKILL, again)
     assert any(line.startswith("resuming at step") for line in again.said)
     whole = work.directory.parent / "whole"
     assert durable.sha256_file(work.directory / "model.safetensors") == durable.sha256_file(whole / "model.safetensors")

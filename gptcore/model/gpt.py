@@ -123,6 +123,8 @@ class GPT(nn.Module, ABC):
         places: Tensor | None = None,
         weights: Tensor | None = None,
         reduction: Literal["sum", "none"] = "sum",
+        positions: Tensor | None = None,
+        attend: Attend | None = None,
     ) -> Tensor:
         """Logits (B, T, V) of ids (B, T); with targets (B, T) their cross-entropy in nats instead.
 
@@ -130,7 +132,7 @@ class GPT(nn.Module, ABC):
         head computes only them. sum: one number, every loss times its weight in `weights` (N,), 1 without;
         none: one loss a place (N,).
         """
-        x = self.hidden(ids)
+        x = self.hidden(ids, positions, attend)
         if targets is None:
             return self.logits(x)
         x, targets = x.flatten(0, 1), targets.flatten()  # (B*T, C), (B*T,)

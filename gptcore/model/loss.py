@@ -46,7 +46,8 @@ def _chunks(hidden: Tensor, head: Tensor) -> Iterator[slice]:
 class _SummedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-        of_hidden, of_head = torch.empty_like(hidden), torch.zeros_like(head)
+        of_hidden = torch.empty_like(hidden)
+        of_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None  # frozen under an adapter
         total = torch.zeros((), device=hidden.device)
         training = any(ctx.needs_input_grad)
         for part in _chunks(hidden, head):
@@ -63,6 +64,8 @@ class _SummedLoss(torch.autograd.Function):
             odds.exp_().scatter_(1, places, picked.exp() - 1).mul_(factors[:, None])
             gradient = odds.to(logits.dtype)
             of_hidden[part] = gradient @ head.to(logits.dtype)
+            if of_head is None:
+                continue
             if logits.dtype == head.dtype == hidden.dtype:
                 of_head.addmm_(gradient.T, hidden[part])
             else:
@@ -72,7 +75,7 @@ class _SummedLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         of_hidden, of_head = ctx.gradients
         del ctx.gradients
-        return of_hidden.mul_(gradients[0]), of_head.mul_(gradients[0]), None, None
+        return of_hidden.mul_(gradients[0]), None if of_head is None else of_head.mul_(gradients[0]), None, None

@@ -30,6 +30,8 @@ class Batch:
     """Tokens read, padding not counted."""
     weights: Tensor | None = None
     """What each target's loss counts for (B, T); None where every target counts 1."""
+    positions: Tensor | None = None
+    """Each token's place in its own example (B, T), where a row holds several; None where it holds one."""
 
     @property
     def weight(self) -> float:
@@ -38,12 +40,14 @@ class Batch:
             return float((self.targets != IGNORED).sum())
         return float(self.weights.sum())
 
-    def split(self, micro_batch_tokens: int | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """(inputs, targets, weights) of at most so many tokens each, at least one row; None gives all at once."""
+    def split(self, micro_batch_tokens: int | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
+        """(inputs, targets, weights, positions) of at most so many tokens each, at least one row; None: all at once."""
         rows = max(1, (micro_batch_tokens or self.inputs.numel()) // self.inputs.shape[1])
         for begin in range(0, len(self.inputs), rows):
             part = slice(begin, begin + rows)
-            yield self.inputs[part], self.targets[part], None if self.weights is None else self.weights[part]
+            weights = None if self.weights is None else self.weights[part]
+            positions = None if self.positions is None else self.positions[part]
+            yield self.inputs[part], self.targets[part], weights, positions
 
 
 def key_of(*parts: int | str) -> int:
@@ -135,23 +139,36 @@ class Example:
         return len(self.prompt) + len(self.target)
 
 
-def collate(examples: Sequence[Example]) -> Batch:
-    """Examples padded on the right to the longest; only the answers' tokens are targets.
+def lay(rows: Sequence[Sequence[Example]]) -> Batch:
+    """Examples one after the other in their rows, padded on the right to the longest; only answers are targets.
 
     Every answer counts the same, however long, as it does in exact match: its tokens share a weight of 1. Causal
     attention keeps the padding out of every real token's sight.
     """
-    length = max(map(len, examples)) - 1
-    inputs = np.zeros((len(examples), length), dtype=np.int64)
-    targets = np.full((len(examples), length), IGNORED, dtype=np.int64)
-    weights = np.zeros((len(examples), length), dtype=np.float32)
-    for row, example in enumerate(examples):
-        ids = [*example.prompt, *example.target]
-        inputs[row, : len(ids) - 1] = ids[:-1]
-        answer = slice(len(example.prompt) - 1, len(ids) - 1)
-        targets[row, answer], weights[row, answer] = example.target, 1 / len(example.target)
-    tokens = sum(map(len, examples)) - len(examples)
-    return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), tokens, torch.from_numpy(weights))
+    length = max(sum(len(example) - 1 for example in row) for row in rows)
+    inputs = np.zeros((len(rows), length), dtype=np.int64)
+    targets = np.full((len(rows), length), IGNORED, dtype=np.int64)
+    weights = np.zeros((len(rows), length), dtype=np.float32)
+    positions = np.zeros((len(rows), length), dtype=np.int64)
+    tokens = 0
+    for row, examples in enumerate(rows):
+        begin = 0
+        for example in examples:
+            ids = [*example.prompt, *example.target]
+            end = begin + len(ids) - 1
+            inputs[row, begin:end] = ids[:-1]
+            answer = slice(end - len(example.target), end)
+            targets[row, answer], weights[row, answer] = example.target, 1 / len(example.target)
+            positions[row, begin:] = np.arange(length - begin)
+            tokens += end - begin
+            begin = end
+    shared = torch.from_numpy(positions) if any(len(row) > 1 for row in rows) else None
+    return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), tokens, torch.from_numpy(weights), shared)
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """One example a row."""
+    return lay([[example] for example in examples])
 
 
 LENGTH_JITTER = 16

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ KEPT = 2
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, beside its tensors."""
+    """Where a run stands, beside its weights and what updates them."""
 
     step: int
     """Updates done."""
@@ -35,6 +35,10 @@ class Progress:
     """Time spent in updates."""
     metrics_position: int
     """Bytes of the metric log that belong to it."""
+    watched: Mapping[str, Any] = field(default_factory=dict)
+    """`Watch.state()`."""
+    best: Mapping[str, Tensor] = field(default_factory=dict)
+    """The weights of the best evaluation so far, where they are kept."""
 
 
 def _random_states() -> dict[str, Tensor]:
@@ -69,13 +73,16 @@ class Checkpoints:
         """
         target = directory_of(self.root, progress.step)
         aside = self.root / f".{target.name}.part"
-        state = {**vars(progress), "fingerprint": self.fingerprint, "torch": torch.__version__}
+        known = {name: value for name, value in vars(progress).items() if name != "best"}
+        state = {**known, "fingerprint": self.fingerprint, "torch": torch.__version__}
         parts: dict[str, Mapping[str, Tensor] | bytes] = {
             "model.safetensors": model.state_dict(),
             "optimizer.safetensors": optimizers.tensors(model),
             "random.safetensors": _random_states(),
             "state.json": durable.canonical_json(state),
         }
+        if progress.best:
+            parts["best.safetensors"] = progress.best
         try:
             aside.mkdir()
             files = {name: _write_part(aside / name, part) for name, part in parts.items()}
@@ -112,7 +119,15 @@ class Checkpoints:
             model.load_state_dict(read_tensors(directory / "model.safetensors"))
             optimizers.restore(model, read_tensors(directory / "optimizer.safetensors"))
             _restore_random_states(read_tensors(directory / "random.safetensors"))
-            return Progress(step_of(directory), state["tokens"], state["seconds"], state["metrics_position"])
+            best = directory / "best.safetensors"
+            return Progress(
+                step_of(directory),
+                state["tokens"],
+                state["seconds"],
+                state["metrics_position"],
+                state["watched"],
+                read_tensors(best) if best.exists() else {},
+            )
         return None
 
     def latest(self) -> Path | None:

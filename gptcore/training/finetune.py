@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +16,12 @@ from gptcore.model.weights import load_model
 from gptcore.text.documents import read_documents
 from gptcore.text.skills import encode_example, items, sample_items
 from gptcore.text.tokenizer import TextTokenizer
-from gptcore.training.batches import Example, ExampleBatches
+from gptcore.training.batches import Batch, Example, ExampleBatches
 from gptcore.training.device import arithmetic, torch_dtype
 from gptcore.training.heldout import evaluate_examples
 from gptcore.training.loop import Job, train
+from gptcore.training.lora import ADAPTER_FILES, Adapter
+from gptcore.training.packing import PackedBatches
 from gptcore.training.pretrain import finish
 from gptcore.work import Outcome, Work
 
@@ -29,12 +32,13 @@ HELD_OUT_SHARE = 0.02
 def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
     """Teach the model of the input `pretrain` the skill, with items from the input `corpus`.
 
-    The prompt is masked out of the loss. ValueError when there are no items, or they cannot fit the model's context.
+    The prompt is masked out of the loss. LoRA's factors are merged into the weights, and left in `adapter/` too.
+    ValueError when there are no items, they cannot fit the model's context, or LoRA's targets are none of its matrices.
     """
     base = work.inputs["pretrain"]
     tokenizer = TextTokenizer.load(base)
     with arithmetic(work.runtime) as device:
-        model = load_model(base, device)
+        model = load_model(base)
         longest = config.max_input_tokens + config.max_target_tokens
         if longest > model.config.context:
             raise ValueError(
@@ -42,19 +46,30 @@ def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
                 f"context of {model.config.context}"
             )
         data = examples(config, skill, tokenizer, work)
+        adapter = Adapter(model, config) if config.method == "lora" else None
+        model.to(device)
         dtype = torch_dtype(config.dtype, device)
         job = Job(
             name=f"finetune-{skill.name}",
             config=config,
-            next_batch=ExampleBatches(data.train, config.batch_tokens, config.steps, config.seed),
+            next_batch=_batches(config, data.train, model.config.context),
             evaluate=lambda: evaluate_examples(model, data.validation, dtype),
             fingerprint={"items": _digest(data), "base model": durable.sha256_file(base / "model.safetensors")},
         )
         metrics = train(model, job, work)
+    if adapter:
+        adapter.save(work.directory)
+        adapter.merge()
     metrics[f"{job.name}/items"] = float(len(data.train))
     limits = {"max_input_tokens": config.max_input_tokens, "max_target_tokens": config.max_target_tokens}
     durable.write_json(work.directory / "skill.json", skill.model_dump(mode="json") | limits)
-    return finish(model, work, base, metrics, "skill.json")
+    return finish(model, work, base, metrics, "skill.json", *(ADAPTER_FILES if adapter else ()))
+
+
+def _batches(config: Finetune, train: list[Example], context: int) -> Callable[[int], Batch]:
+    if config.packing:
+        return PackedBatches(train, context, config.batch_tokens, config.steps, config.seed)
+    return ExampleBatches(train, config.batch_tokens, config.steps, config.seed)
 
 
 @dataclass(frozen=True)

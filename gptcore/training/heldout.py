@@ -58,7 +58,7 @@ def evaluate_text(model: GPT, held_out: Batch, token_bytes: Integers, dtype: tor
     of no bytes (end of text) count in the loss only.
     """
     passes = held_out.split(PASS_TOKENS[model.device.type])
-    losses, targets = _losses(model, [Batch(inputs, wanted, wanted.numel()) for inputs, wanted, _ in passes], dtype)
+    losses, targets = _losses(model, [Batch(inputs, wanted, wanted.numel()) for inputs, wanted, *_ in passes], dtype)
     size = torch.from_numpy(token_bytes)[targets]
     bits = losses[size > 0].sum().item() / math.log(2)
     return {"val_loss": losses.mean().item(), "val_bits_per_byte": bits / int(size.sum())}

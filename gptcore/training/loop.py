@@ -19,6 +19,7 @@ from gptcore.training.gradient import gradient
 from gptcore.training.optimizer import build_optimizers
 from gptcore.training.saver import Saver
 from gptcore.training.schedule import rate_share
+from gptcore.training.watch import GapLimits, Watch
 from gptcore.work import Work
 
 LOG_EVERY = 10
@@ -44,10 +45,14 @@ class Job:
     """Metrics on the validation split, `val_loss` among them."""
     fingerprint: Mapping[str, str]
     """Digests of what the run depends on; a checkpoint of another is refused."""
+    gap: GapLimits | None = None
+    """How far validation may fall behind training; None where their losses are not alike."""
 
 
 def train(model: GPT, job: Job, work: Work) -> dict[str, float]:
     """Run the job to its last step, from the newest checkpoint where there is one; returns the final metrics.
+
+    It ends sooner where `Watch` says so, and with `keep_best` the model is then that of the best evaluation.
 
     The order around an update makes a resume exact: 1. update; 2. log it; 3. save, with the metric log's position;
     4. evaluate. A run resumed from a checkpoint evaluates first, if its step is due, since 4 came after 3.
@@ -63,18 +68,22 @@ def train(model: GPT, job: Job, work: Work) -> dict[str, float]:
 
     torch.manual_seed(config.seed)  # dropout; its state is in the checkpoint
     now = saver.checkpoints.restore(model, optimizers) or Progress(step=0, tokens=0, seconds=0.0, metrics_position=0)
+    watch = Watch(config, job.gap, work.say)
+    if now.watched:
+        watch.restore(now.watched, now.best)
     work.metrics.rewind(now.metrics_position)
     if now.step:
         work.say(f"resuming at step {now.step} of {total}")
-    scores: dict[str, float] = {}
     logged, shown = now, 0.0
     model.train()
     with work.deferred_interrupts():
         while True:
             if now.step == total or (now.step and now.step % config.eval_every == 0):
-                scores = job.evaluate()
+                scores = watch.judge(job.evaluate(), now.step, model)
                 work.log({f"{job.name}/{name}": value for name, value in scores.items()}, now.step)
-            if now.step == total:
+            if watch.stop:
+                work.say(f"stopped at step {now.step} of {total}: {watch.stop}")
+            if watch.stop or now.step == total:
                 break
             started = time.perf_counter()
             batch = job.next_batch(now.step)
@@ -82,6 +91,7 @@ def train(model: GPT, job: Job, work: Work) -> dict[str, float]:
             loss, norm = gradient(compiled, model, batch, config, dtype, work.runtime.micro_batch_tokens)
             _check_finite(loss, norm, now.step + 1, saver.checkpoints.latest())
             optimizers.step(share)
+            watch.trained(loss)
             seconds = now.seconds + time.perf_counter() - started
             now = replace(now, step=now.step + 1, tokens=now.tokens + batch.tokens, seconds=seconds)
 
@@ -97,11 +107,15 @@ def train(model: GPT, job: Job, work: Work) -> dict[str, float]:
                 shown = time.monotonic()
                 work.progress(now.step, total, "step", loss=loss, tokens_per_second=now.tokens / now.seconds)
             stopping = work.interrupted  # read once: a signal that comes during the save waits for the next update
+            now = replace(now, watched=watch.state(), best=watch.best_weights)
             saver.after_update(model, optimizers, now, required=stopping or now.step == total)
             if stopping:
                 work.stop_if_interrupted()
         work.stop_if_interrupted()
-    final = {**scores, "tokens": float(now.tokens), "tokens_per_second": now.tokens / now.seconds}
+    final = watch.final(model, now.step)
+    final |= {"tokens": float(now.tokens), "tokens_per_second": now.tokens / now.seconds}
+    if watch.keep_best and watch.best_step:
+        final["best_step"] = float(watch.best_step)
     return {f"{job.name}/{name}": value for name, value in final.items()}
 
 

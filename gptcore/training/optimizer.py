@@ -50,10 +50,13 @@ class Optimizers:
 def build_optimizers(model: GPT, config: Training) -> Optimizers:
     """Fused AdamW (Loshchilov and Hutter 2019), decay on matrices and tables, none on biases and norms.
 
-    With `optimizer: muon` the matrices inside the blocks are Muon's, which decays nothing.
+    With `optimizer: muon` the matrices inside the blocks are Muon's, which decays nothing. Frozen weights are nobody's;
+    beside them stand LoRA's factors, which are AdamW's: an update that is made orthogonal has no room in rank 8.
     """
-    stacks = model.stacks if config.optimizer == "muon" else {}
-    rest = [p for name, p in model.named_parameters() if name not in stacks]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    whole = all(p.requires_grad for p in model.parameters())
+    stacks = model.stacks if config.optimizer == "muon" and whole else {}
+    rest = [p for name, p in trained.items() if name not in stacks]
     groups = [
         {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},

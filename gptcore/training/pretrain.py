@@ -19,6 +19,7 @@ from gptcore.training.checkpoint import prune
 from gptcore.training.device import arithmetic, torch_dtype
 from gptcore.training.heldout import evaluate_text, held_out_windows
 from gptcore.training.loop import Job, train
+from gptcore.training.watch import GapLimits
 from gptcore.work import Outcome, Work
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -44,6 +45,7 @@ def pretrain(model: Model, config: Pretrain, work: Work) -> Outcome:
             next_batch=batches,
             evaluate=lambda: evaluate_text(gpt, held_out, token_bytes, dtype),
             fingerprint={"tokens": _fingerprint(directory)},
+            gap=GapLimits(config.gap_warning, config.gap_stop),
         )
         metrics = train(gpt, job, work)
     metrics["pretrain/parameters"] = float(parameter_count(gpt))
