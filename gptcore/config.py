@@ -29,6 +29,27 @@ ACTIVATIONS = {"gpt2": ("gelu_tanh", "gelu"), "modern": ("swiglu",)}
 """What each family's MLP may be, its own first."""
 
 
+SizeName = Literal[
+    "auto",
+    "gpt2-small",
+    "gpt2-medium",
+    "gpt2-large",
+    "gpt2-xl",
+    "gpt3-small",
+    "gpt3-medium",
+    "gpt3-large",
+    "gpt3-xl",
+    "gpt3-2.7b",
+    "gpt3-6.7b",
+    "gpt3-13b",
+    "gpt3-175b",
+]
+"""What `pretrain.size` can be: the names of gptcore/named_sizes.py, and auto."""
+
+DIAL_FIELDS = ("size", "budget_tokens", "budget_minutes")
+"""Of `pretrain`: they ask. Their answers stand in other fields and define the result, so they enter no key."""
+
+
 def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
@@ -251,6 +272,25 @@ class Pretrain(Training):
     never warns. Training loss is taken with dropout, on text as it comes."""
     gap_stop: float | None = None
     """The same difference at which training stops; None never does."""
+    size: SizeName | None = None
+    """The dial: shape, steps, batch, rates, warm-up and evaluations follow from it, and fine-tuning's batch and rates.
+    A field that the preset or --set gives stands. A name is a published shape; auto takes the largest network that the
+    budget trains on 20 tokens a parameter. Tables and sources: docs/sizes.md."""
+    budget_tokens: Positive | None = None
+    """What `size` has to train on, tokens; without a budget a named size takes 20 a parameter."""
+    budget_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """What `size` has instead of tokens, minutes of pretraining by a static table of devices; nothing is timed."""
+
+    @model_validator(mode="after")
+    def _dial_possible(self) -> Pretrain:
+        given = [name for name in ("budget_tokens", "budget_minutes") if getattr(self, name) is not None]
+        if len(given) == 2:
+            raise ValueError("budget_tokens and budget_minutes say the same thing twice; leave one out")
+        if self.size == "auto" and not given:
+            raise ValueError("size auto needs a budget: give budget_tokens or budget_minutes")
+        if self.size is None and given:
+            raise ValueError(f"{given[0]} {getattr(self, given[0])} is for a size; set size to auto or to a name")
+        return self
 
 
 class Finetune(Training):

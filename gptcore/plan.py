@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gptcore.config import Preset, Source
+from gptcore.config import Model, Preset, Source
 from gptcore.durable import sha256_json, write_json
 from gptcore.presets import ConfigError
+from gptcore.sizes import Shape, flops_per_token
 from gptcore.stages import Stage, code_digest, identity, key_of, stages
 from gptcore.store import IDENTITY, Manifest, Store, problem_by_size, read_json
 from gptcore.training.checkpoint_names import latest_step
@@ -128,16 +129,22 @@ def _latest(stage: Stage, preset: Preset, store: Store) -> Manifest | None:
 
 
 def _expected(past: Manifest | None, preset: Preset) -> float | None:
-    """Seconds the stage took last time; training stages in proportion to their tokens."""
+    """Seconds the stage took last time; pretraining in proportion to its FLOP, fine-tuning to its tokens."""
     if past is None:
         return None
-    before, tokens = past.identity["config"], 0
+    before, cost = past.identity["config"], 0.0
     if past.stage == "pretrain":
-        tokens = preset.pretrain.steps * preset.pretrain.batch_tokens
+        token = _token_flops(preset.model, preset) / _token_flops(Model.model_construct(**before["model"]), preset)
+        cost = token * preset.pretrain.steps * preset.pretrain.batch_tokens
     elif past.stage.startswith("finetune-") and (tuning := preset.finetune.get(past.stage.removeprefix("finetune-"))):
-        tokens = tuning.steps * tuning.batch_tokens
-    scale = tokens / (before["steps"] * before["batch_tokens"]) if tokens else 1.0
+        cost = tuning.steps * tuning.batch_tokens
+    scale = cost / (before["steps"] * before["batch_tokens"]) if cost else 1.0
     return round(past.seconds * scale, 1)
+
+
+def _token_flops(model: Model, preset: Preset) -> int:
+    """Both sides of a comparison take today's vocabulary: that of a past run is in no manifest of pretraining."""
+    return flops_per_token(Shape.of(model, preset.tokenizer.vocab_size), model.context)
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

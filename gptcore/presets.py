@@ -7,7 +7,7 @@ import importlib.resources
 import re
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,16 +86,29 @@ def load_skill(name: str) -> Skill:
 
 
 def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
-    """A preset by name or path, with `a.b=c` overrides applied; raises ConfigError."""
+    """A preset by name or path, with `a.b=c` overrides and `pretrain.size` applied; raises ConfigError."""
     values = _read_config("", name, "preset")
     if not isinstance(values, dict):
         raise ConfigError(f"preset {name} must be a mapping of sections, not {type(values).__name__}")
     for override in overrides:
         _apply(values, override)
-    preset = _validated(Preset, values, f"preset {name}")
+    preset = _validated(Preset, _with_size(values, name), f"preset {name}")
     for skill in preset.finetune:
         load_skill(skill)
     return preset
+
+
+def _with_size(values: dict[str, Any], name: str) -> Mapping[str, Any]:
+    """The values with what follows from `pretrain.size`, where there is one."""
+    pretrain = values.get("pretrain")
+    if not isinstance(pretrain, dict) or pretrain.get("size") is None:
+        return values
+    from gptcore.dial import dialled  # few presets need it, and each plan would pay for it
+
+    try:
+        return dialled(values)
+    except ValueError as problem:
+        raise ConfigError(f"preset {name}: {problem}") from None
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

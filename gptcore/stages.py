@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from gptcore.config import SPECIAL_TOKENS, Finetune, Preset
+from gptcore.config import DIAL_FIELDS, SPECIAL_TOKENS, Finetune, Preset
 from gptcore.durable import sha256_json
 from gptcore.hardware import library_version, resolve_device, resolve_dtype
 from gptcore.presets import load_skill
@@ -141,7 +141,8 @@ def _training(preset: Preset, part: Any) -> dict[str, Any]:
 
 
 def _pretrain(preset: Preset) -> dict[str, Any]:
-    return {"model": _dump(preset.model), **_training(preset, preset.pretrain)}
+    decided = {k: v for k, v in _training(preset, preset.pretrain).items() if k not in DIAL_FIELDS}
+    return {"model": _dump(preset.model), **decided}
 
 
 def _finetune(skill: str) -> Identity:

@@ -147,11 +147,12 @@ def test_plan_answers_in_json(tmp_path: Path, home: Path, capsys: pytest.Capture
     out, err = capsys.readouterr()
     (line,) = out.splitlines()
     found = json.loads(line)
-    assert list(found) == ["preset", "stages"] and found["preset"] == "tiny"
+    assert list(found) == ["preset", "stages", "model", "cost", "warnings"] and found["preset"] == "tiny"
     assert tuple(found["stages"]) == STAGES
     for row in found["stages"].values():
         assert set(row) == {"status", "reason", "key", "expected_s"}
         assert (row["status"], row["key"], row["expected_s"]) == ("missing", None, None) and row["reason"]
+    assert list(found["cost"]) == [name for name in STAGES if name.startswith(("pretrain", "finetune-"))]
     assert "--refresh" in found["stages"]["corpus"]["reason"]
     assert all(name in err for name in STAGES), "people read the table on stderr"
     assert not home.exists()

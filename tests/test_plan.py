@@ -1,5 +1,6 @@
 """What `plan` says of every stage, and that changing one knob changes what follows from it and nothing else."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from flows.commands.plan_costs import expected
 from gptcore.config import Preset
+from gptcore.cost import costs, warnings
 from gptcore.durable import write_bytes, write_json
 from gptcore.plan import StagePlan, make_plan, select
 from gptcore.presets import ConfigError, load_preset
+from gptcore.speed import Machine
 from gptcore.stages import code_digest, identity, key_of, stages
 from gptcore.store import FileRecord, Manifest, Store
 
@@ -148,6 +152,84 @@ def test_expected_time_follows_the_tokens(tmp_path: Path, preset: Preset) -> Non
     assert make_plan(longer, store, SOURCES)["pretrain"].expected_s == 30.0
 
 
+def test_expected_time_follows_the_size(tmp_path: Path, preset: Preset) -> None:
+    store = Store(tmp_path)
+    finish_all(store, preset)
+    deeper = load_preset("quickstart", [f"model.n_layer={10 * preset.model.n_layer}"])
+    expected = make_plan(deeper, store, SOURCES)["pretrain"].expected_s
+    assert expected
+    assert 60 < expected < 100, "ten times the blocks, the same head"
+
+
+# What training costs
+
+
+MACHINE = Machine("cpu", None, cores=2, memory_bytes=16 * 10**9)
+
+
+def test_measured_time_beats_estimated(tmp_path: Path, preset: Preset) -> None:
+    store = Store(tmp_path)
+    before = costs(preset, make_plan(preset, store, SOURCES), MACHINE)
+    assert list(before) == ["pretrain", "finetune-summarization", "finetune-qa"]
+    for cost in before.values():
+        assert cost.expected_s == cost.estimated_s
+        assert not cost.measured
+        assert expected(cost).startswith("~")
+    assert 40 < (before["pretrain"].expected_s or 0) < 120, "74.6 s in benchmarks/RESULTS.md"
+    finish_all(store, preset)
+    longer = load_preset("quickstart", [f"pretrain.steps={3 * preset.pretrain.steps}"])
+    after = costs(longer, make_plan(longer, store, SOURCES), MACHINE)
+    assert (after["pretrain"].expected_s, after["pretrain"].measured) == (30.0, True)
+    assert expected(after["pretrain"]) == "30.0 s"
+    assert after["pretrain"].estimated_s != 30.0
+    assert costs(preset, make_plan(preset, store, SOURCES), MACHINE)["pretrain"].fresh
+
+
+def test_costs_of_the_124m_model() -> None:
+    """The arithmetic in configs/gpt2-124m.yaml: 19,000 x 524,288 tokens x 855 MFLOP, 7 h on an H100, 1.5 GB saved."""
+    preset = load_preset("gpt2-124m")
+    machine = Machine("cuda", "NVIDIA H100 80GB HBM3", cores=16, memory_bytes=85 * 10**9)
+    cost = costs(preset, make_plan(preset, Store(Path("nowhere")), None), machine)["pretrain"]
+    assert cost.flops == pytest.approx(8.5e18, rel=0.01)
+    assert cost.estimated_s == pytest.approx(7 * 3600, rel=0.05)
+    assert cost.disk_bytes == pytest.approx(3 * 1.5e9, rel=0.01)
+    assert cost.memory_bytes < 85e9, "the preset is for one GPU of 80 GB"
+    threads = load_preset("gpt2-124m", ["runtime.device=cpu", "runtime.threads=1"])
+    alone = costs(threads, make_plan(threads, Store(Path("nowhere")), None), MACHINE)["pretrain"]
+    assert alone.estimated_s
+    assert alone.estimated_s > 1000 * 86_400
+
+
+def warned(overrides: list[str], machine: Machine = MACHINE, free: float = 1e12) -> list[str]:
+    preset = load_preset("quickstart", overrides)
+    return warnings(preset, costs(preset, make_plan(preset, Store(Path("nowhere")), None), machine), machine, int(free))
+
+
+def test_what_will_not_fit_is_said() -> None:
+    assert warned([]) == []
+    (disk,) = warned([], free=1e6)
+    assert "GB of disk" in disk
+    memory = warned(["pretrain={size: gpt3-6.7b, batch_tokens: 1024}", "model={}"])
+    assert [line.split()[0] for line in memory] == ["pretrain", "finetune-summarization", "finetune-qa"]
+    assert "this machine's RAM has 16.0 GB" in memory[0]
+    small = Machine("cuda", "NVIDIA L4", cores=4, memory_bytes=10**8)
+    assert "the GPU has 0.1 GB" in warned([], small)[0]
+    assert warned([], Machine("cuda", None, cores=4, memory_bytes=None)) == [], "nothing is known, nothing is said"
+
+
+def test_a_shape_that_given_fields_do_not_keep_is_said() -> None:
+    line, *_ = warned(["pretrain.size=gpt2-small"])
+    assert line.startswith("pretrain.size gpt2-small is 12 layers of 768 with 12 heads; fields of model")
+    assert warned(["pretrain={size: gpt2-small, steps: 500, batch_tokens: 1024}", "model={}"]) == []
+
+
+def test_a_budget_that_given_fields_do_not_keep_is_said() -> None:
+    (line,) = warned(["pretrain.size=auto", "pretrain.budget_tokens=1_000_000_000"])
+    assert line.startswith("pretrain.budget_tokens 1,000,000,000 is not what 500 updates of 1,024 tokens take")
+    (line,) = warned(["runtime.device=cpu", "pretrain.size=auto", "pretrain.budget_minutes=6000"])
+    assert line.startswith("pretrain.budget_minutes 6000 is not")
+
+
 def test_every_input_of_a_key_changes_it(preset: Preset) -> None:
     stage = stages(preset)["corpus"]
     parts = identity(stage, preset, {}, SOURCES)
@@ -181,9 +263,11 @@ def test_selection(preset: Preset) -> None:
             select(preset, *wrong)
 
 
-def test_plan_is_quick_and_imports_no_torch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("overrides", [[], ["runtime.device=cpu", "pretrain.size=auto", "pretrain.budget_minutes=0.1"]])
+def test_plan_is_quick_and_imports_no_torch(tmp_path: Path, overrides: list[str]) -> None:
+    arguments = ["plan", "quickstart", "--json", *(word for one in overrides for word in ("--set", one))]
     code = (
-        "import sys; from flows.command_line import main; main(['plan', 'quickstart', '--json'])\n"
+        f"import sys; from flows.command_line import main; main({arguments})\n"
         "heavy = {'torch', 'prefect', 'mlflow', 'lm_eval', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )
@@ -195,3 +279,11 @@ def test_plan_is_quick_and_imports_no_torch(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["model"]["parameters"] == 1_328_768
+    assert answer["model"]["size"] == ("auto" if overrides else None)
+    cost = answer["cost"]["pretrain"]
+    assert cost["tokens"] == cost["steps"] * cost["batch_tokens"]
+    assert set(cost["memory"]) == {"weights", "gradients", "optimizer", "activations", "logits"}
+    assert "model: 1.33 M parameters, modern, 4 layers of 128" in done.stderr
+    assert "pretrain                 missing    -           ~" in done.stderr

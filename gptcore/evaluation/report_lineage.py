@@ -9,11 +9,14 @@ from typing import Any
 
 import yaml
 
-from gptcore.config import Finetune, Preset
+from gptcore.config import DIAL_FIELDS, Finetune, Preset
 from gptcore.evaluation.report_page import Markup, code, definitions, element, joined, paragraph, short, table, text
 from gptcore.evaluation.report_words import DASH, duration, flat
 from gptcore.presets import load_preset, preset_names
 from gptcore.store import Manifest
+
+ANSWERED: dict[str, Any] = {"runtime": True, "pretrain": set(DIAL_FIELDS)}
+"""Left out of what reproduces a preset: `pretrain.size` could answer otherwise elsewhere, so its answers are given."""
 
 
 def asked(preset: Preset) -> Markup:
@@ -95,11 +98,14 @@ def reproduce(preset: Preset, manifests: Mapping[str, Manifest]) -> Markup:
 def reproduction(preset: Preset) -> str:
     """The command that asks for this very preset; for one that does not come with gptmill, its YAML too."""
     if preset.name in preset_names():
-        shipped = load_preset(preset.name).model_dump(mode="json", exclude={"runtime"})
-        sets = _overrides(shipped, preset.model_dump(mode="json", exclude={"runtime"}))
+        shipped = load_preset(preset.name).model_dump(mode="json", exclude=ANSWERED)
+        sets = _overrides(shipped, preset.model_dump(mode="json", exclude=ANSWERED))
         return " \\\n  ".join([f"gptmill run {preset.name}", *(f"--set {shlex.quote(one)}" for one in sets)])
     values: dict[str, Any] = {"name": preset.name, "finetune": {skill: {} for skill in preset.finetune}}
+    left_out = {f"pretrain.{name}" for name in DIAL_FIELDS}
     for field, value, _ in differing(preset):
+        if field in left_out:
+            continue
         *path, last = field.split(".")
         at = values
         for part in path:

@@ -10,21 +10,7 @@ import torch
 
 from gptcore.config import Runtime
 from gptcore.hardware import resolve_device, resolve_dtype
-
-PEAK_BFLOAT16 = {
-    "A100": 312e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H200 NVL": 836e12,
-    "H200": 989e12,
-    "B200": 2250e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "RTX 3090": 71e12,
-    "RTX 4090": 165e12,
-}
-"""Dense bfloat16 operations a second with float32 sums (the vendor's data sheets), by a part of the device's name."""
+from gptcore.speed import peak_bfloat16
 
 
 def choose_device(runtime: Runtime) -> torch.device:
@@ -69,6 +55,4 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     """Operations a second at best, or None where the table does not know the device."""
     if device.type != "cuda" or dtype != torch.bfloat16:
         return None
-    name = torch.cuda.get_device_name(device)
-    known = [part for part in PEAK_BFLOAT16 if part in name]
-    return PEAK_BFLOAT16[max(known, key=len)] if known else None
+    return peak_bfloat16(torch.cuda.get_device_name(device))

@@ -1,0 +1,177 @@
+"""What a network of a given shape holds and costs: plain arithmetic, no torch.
+
+L layers of width C = n_embd, H heads of D = C / H, T positions, V = vocab_size. A weight is a float32 everywhere; bytes
+are bytes, FLOP are floating-point operations. tests/test_sizes.py holds all of it against the real networks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gptcore.config import Model
+from gptcore.hardware import Device
+
+FLOAT32 = 4
+"""Bytes."""
+WIDTH = {"float32": 4, "bfloat16": 2}
+"""Bytes of a number the forward pass computes with."""
+LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""The loss takes no more."""
+SLACK = 1.2
+"""What passes by, gradients on their way back and gaps of the allocator, on top of what is kept: docs/sizes.md has the
+estimates beside measurements."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A network before it is built."""
+
+    family: str
+    n_layer: int
+    n_head: int
+    n_embd: int
+    context: int
+    vocab_size: int
+    bias: bool | None = None
+    """Whether layers add biases; None for the family's own."""
+
+    @classmethod
+    def of(cls, model: Model, vocab_size: int) -> Shape:
+        """The preset's model section with the tokenizer's vocabulary."""
+        return cls(model.family, model.n_layer, model.n_head, model.n_embd, model.context, vocab_size, model.bias)
+
+
+@dataclass(frozen=True)
+class Count:
+    """Trained numbers, by what they do."""
+
+    matrices: int
+    """Inside the blocks: what Muon updates."""
+    vectors: int
+    """Biases and norms."""
+    head: int
+    """Turns hidden states into logits; a tied one is the token table as well."""
+    looked_up: int
+    """Tables that nothing is multiplied with."""
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return self.multiplied + self.looked_up
+
+    @property
+    def multiplied(self) -> int:
+        """Those a token is multiplied with."""
+        return self.matrices + self.vectors + self.head
+
+
+@dataclass(frozen=True)
+class Family:
+    """The arithmetic of one architecture."""
+
+    count: Callable[[Shape], Count]
+    kept: Callable[[Shape], tuple[int, int]]
+    """Numbers a block keeps of each token for the way back: of the residual stream, which stays float32, and others."""
+
+
+def _gpt2_count(s: Shape) -> Count:
+    """Attention 4 C^2, the MLP 8 C^2; norms two a layer and one, biases eleven and one; positions; a tied head."""
+    c, bias = s.n_embd, s.bias is not False
+    vectors = 2 * s.n_layer + 1 + (11 * s.n_layer + 1 if bias else 0)
+    return Count(12 * s.n_layer * c * c, vectors * c, s.vocab_size * c, s.context * c)
+
+
+def _gpt2_kept(s: Shape) -> tuple[int, int]:
+    """Two norms' outputs, queries, keys, values, attention's output, the MLP before and behind its GELU."""
+    return 2 * s.n_embd, (2 + 3 + 1 + 4 + 4) * s.n_embd
+
+
+def _hidden(s: Shape) -> int:
+    """SwiGLU's width: 8/3 of the network's, rounded up to 32."""
+    return 32 * math.ceil(8 * s.n_embd / 3 / 32)
+
+
+def _modern_count(s: Shape) -> Count:
+    """Attention 4 C^2, SwiGLU three matrices, norms of width C twice and of a head's twice; untied head."""
+    c = s.n_embd
+    vectors = s.n_layer * (2 * c + 2 * (c // s.n_head)) + c
+    table = s.vocab_size * c
+    return Count(s.n_layer * (4 * c * c + 3 * c * _hidden(s)), vectors, table, table)
+
+
+def _modern_kept(s: Shape) -> tuple[int, int]:
+    """As GPT-2, with normed and turned queries and keys beside the plain ones, and four of SwiGLU's hidden width."""
+    return 2 * s.n_embd, (2 + 3 + 2 + 1 + 1) * s.n_embd + 4 * _hidden(s)
+
+
+FAMILIES = {"gpt2": Family(_gpt2_count, _gpt2_kept), "modern": Family(_modern_count, _modern_kept)}
+
+
+def count(shape: Shape) -> Count:
+    """Trained numbers of a shape."""
+    return FAMILIES[shape.family].count(shape)
+
+
+def flops_per_token(shape: Shape, length: int, head: bool = True) -> int:
+    """FLOP of forward and backward, a token, in sequences of `length`; without `head`, of the rest alone.
+
+    6 N + 12 L C length (PaLM, Chowdhery et al. 2022, appendix B), N being what a token is multiplied with.
+    """
+    found = count(shape)
+    return 6 * (found.multiplied - (0 if head else found.head)) + 12 * shape.n_layer * shape.n_embd * length
+
+
+def optimizer_bytes(shape: Shape, optimizer: str) -> int:
+    """AdamW keeps two moments of every number, Muon one of each of its matrices."""
+    found = count(shape)
+    muons = found.matrices if optimizer == "muon" else 0
+    return FLOAT32 * (2 * (found.parameters - muons) + muons)
+
+
+def checkpoint_bytes(shape: Shape, optimizer: str) -> int:
+    """Weights and the optimizer's state."""
+    return FLOAT32 * count(shape).parameters + optimizer_bytes(shape, optimizer)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What training holds at its fullest, bytes; torch itself, 0.3 to 0.5 GB, is not in it."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+
+
+def training_memory(shape: Shape, optimizer: str, tokens: int, dtype: str, device: Device = "cpu") -> Memory:
+    """Of passes of so many tokens, a micro-batch. Attention keeps no table of T x T.
+
+    Weights are float32, and once more in bfloat16 where that computes. Muon's directions lie beside the gradients. Of
+    the logits of some tokens there are two at once, in float32: themselves and their log-probabilities.
+    """
+    found = count(shape)
+    stream, others = FAMILIES[shape.family].kept(shape)
+    kept = shape.n_layer * (FLOAT32 * stream + WIDTH[dtype] * others)
+    return Memory(
+        weights=FLOAT32 * found.parameters + (WIDTH[dtype] * found.multiplied if dtype != "float32" else 0),
+        gradients=FLOAT32 * (found.parameters + (found.matrices if optimizer == "muon" else 0)),
+        optimizer=optimizer_bytes(shape, optimizer),
+        activations=round(SLACK * tokens * kept),
+        logits=round(SLACK * 2 * FLOAT32 * min(tokens * shape.vocab_size, LOGITS_AT_ONCE[device])),
+    )
+
+
+def evaluation_bytes(shape: Shape, optimizer: str, tokens: int, device: Device = "cpu") -> int:
+    """What an evaluation in the middle of training holds: no gradients, some logits twice, one block's numbers."""
+    stream, others = FAMILIES[shape.family].kept(shape)
+    logits = 2 * min(tokens * shape.vocab_size, LOGITS_AT_ONCE[device])
+    passing = FLOAT32 * (logits + tokens * (stream + others))
+    return checkpoint_bytes(shape, optimizer) + round(SLACK * passing)
