@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptcore.model import cpu
 from gptcore.model.gpt import GPT, Attend, GPTConfig, parameter_count
 
 
@@ -52,11 +51,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x = self.c_fc(x)
-        if cpu.helps(x) and cpu.is_plain(self.c_proj):
-            out: Tensor = cpu.GELULinear.apply(x, self.c_proj.weight, self.c_proj.bias, self.approximate)  # type: ignore[no-untyped-call]
-        else:
-            out = self.c_proj(F.gelu(x, approximate=self.approximate))
+        out: Tensor = self.c_proj(F.gelu(self.c_fc(x), approximate=self.approximate))
         return out
 
 

@@ -36,10 +36,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> the same."""
-        if cpu.helps(x):
-            out: Tensor = cpu.RMSNorm.apply(x, self.weight)  # type: ignore[no-untyped-call]
-            return out
-        return F.rms_norm(x, self.weight.shape, self.weight, EPSILON)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), EPSILON)
 
 
 class Attention(nn.Module):
@@ -95,8 +92,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], attend: Attend | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x = x + self.dropout(self.attention(self.norm_1(x), turn, attend))
-        x = x + self.dropout(self.mlp(self.norm_2(x)))
+        a, m = self.attention, self.mlp
+        dropping = self.training and self.dropout.p > 0
+        if attend is None and turn[0].dim() == 2 and not dropping and cpu.helps(x, a.qkv, a.out, m.gate_up, m.down):
+            parts = (self.norm_1, a.qkv, a.q_norm, a.k_norm, a.out, self.norm_2, m.gate_up, m.down)
+            out: Tensor = cpu.ModernBlock.apply(x, a.n_head, turn, *(p.weight for p in parts))  # type: ignore[no-untyped-call]
+            return out
+        x = x + self.dropout(a(self.norm_1(x), turn, attend))
+        x = x + self.dropout(m(self.norm_2(x)))
         return x
 
 
