@@ -27,6 +27,8 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         super().__init__([p for p, _ in matrices], {"lr": lr, "momentum": momentum, "turns": turns})
         self._pieces = {p: count for p, count in matrices}
+        self.found_inf: Tensor | None = None
+        """A scalar on the device; 1.0 leaves weights and momentum as they are. Named as AdamW's own."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -47,6 +49,8 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         average: Tensor = state["momentum"]
+        if self.found_inf is not None:  # no product: nan times nothing is nan
+            grad = torch.where(self.found_inf > 0, average, grad)
         average.lerp_(grad, 1 - momentum)
         return grad.lerp(average, momentum).view(self._pieces[parameter], -1, grad.shape[1])
 
@@ -54,6 +58,8 @@ class Muon(torch.optim.Optimizer):
         """Matrices of one shape, in one batch."""
         rows, columns = found[0][1].shape[1:]
         updates = orthogonal(torch.cat([direction for _, direction in found]), group["turns"])
+        if self.found_inf is not None:
+            updates = updates * (1 - self.found_inf)
         size = group["lr"] * max(1.0, rows / columns) ** 0.5
         begin = 0
         for parameter, direction in found:

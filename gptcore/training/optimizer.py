@@ -19,11 +19,15 @@ class Optimizers:
         self.parts = parts
         self._groups = [(group, group["lr"]) for part in parts for group in part.param_groups]
 
-    def step(self, rate_share: float) -> None:
-        """Update the weights, with this share of each optimizer's peak rate, and forget the gradients."""
+    def step(self, rate_share: float, skip: Tensor | None = None) -> None:
+        """Update the weights, with this share of each optimizer's peak rate, and forget the gradients.
+
+        skip: a scalar on the device; where it is 1.0 weights and state stay as they are, whatever the gradients hold.
+        """
         for group, peak in self._groups:
             group["lr"] = peak * rate_share
         for part in self.parts:
+            part.found_inf = skip  # type: ignore[attr-defined]  # torch's fused AdamW, and our Muon, look for it here
             part.step()
             part.zero_grad(set_to_none=True)
 
