@@ -9,12 +9,13 @@ from prefect import flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from flows import stages
+from flows.cancellation import settle_cancelled
 from gptcore.plan import select
 from gptcore.presets import load_preset
 from tasks.session import opened
 
 
-@flow(name="pipeline", flow_run_name="{preset}")
+@flow(name="pipeline", flow_run_name="{preset}", on_crashed=[settle_cancelled])
 def pipeline(
     preset: str = "quickstart",
     overrides: list[str] | None = None,

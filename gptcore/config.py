@@ -243,6 +243,17 @@ class Training(Part):
     """AdamW's second-moment decay."""
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest global gradient norm."""
+    spike_z: Annotated[float, Field(gt=0)] | None = 6.0
+    """An update is skipped when its loss, or the logarithm of its gradient norm, lies more than so many standard
+    deviations above the mean of the last `spike_window`; a loss or norm that is not finite is skipped with any value.
+    6 is that of OLMo-core's SkipStepOptimizer. None skips only what is not finite."""
+    spike_window: Annotated[int, Field(ge=8)] = 128
+    """Updates that a spike is measured against, and within which skips are counted; judged once half of it is known."""
+    most_skips: Positive = 10
+    """Skips within `spike_window` at which the run goes back to the checkpoint before the first of them and passes over
+    the data since."""
+    most_rollbacks: NotNegative = 3
+    """How often a run may go back so; the next time it fails."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward pass; auto is bfloat16 on a GPU, float32 on a CPU."""
     eval_every: Positive = 200
@@ -261,6 +272,10 @@ class Training(Part):
     def _possible(self) -> Training:
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
+        if self.most_skips > self.spike_window:
+            raise ValueError(
+                f"most_skips {self.most_skips} can never be reached within spike_window {self.spike_window}"
+            )
         return self
 
 
@@ -360,9 +375,12 @@ class Runtime(Part):
     workers: Positive = 2
     """Processes of the data stages."""
     micro_batch_tokens: Positive | None = None
-    """Tokens in one forward pass; None takes the whole batch on a CPU, 32,768 on a GPU."""
+    """Tokens in one forward pass; None takes the whole batch on a CPU, 32,768 on a GPU. Halved by itself where the
+    memory does not suffice."""
     checkpoint_every: Positive = 100
     """Updates between checkpoints."""
+    milestone_every: Positive | None = None
+    """Updates between checkpoints that are kept for good; None keeps only the recent ones."""
     compile: bool = False
     """torch.compile the model."""
     batch_items: Positive = 64

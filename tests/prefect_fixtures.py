@@ -40,6 +40,12 @@ class Api:
         run: dict[str, Any] = found[0]
         return run
 
+    def states(self, flow_run_id: str) -> list[dict[str, Any]]:
+        """Every state of a flow run, the oldest first."""
+        with urllib.request.urlopen(f"{self.url}/flow_run_states/?flow_run_id={flow_run_id}", timeout=30) as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+        return sorted(found, key=lambda state: str(state["timestamp"]))
+
     def below(self, flow_run_id: str) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
         """The subflow runs of a flow run by name, each with its task runs."""
         subflows = self.ask("flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [flow_run_id]}}})

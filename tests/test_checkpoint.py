@@ -23,6 +23,7 @@ from tiny_training import (
 
 from gptcore.model.families import build
 from gptcore.model.gpt import GPTConfig
+from gptcore.model.weights import load_model
 from gptcore.training.batches import Batch
 from gptcore.training.checkpoint import Checkpoints, Progress
 from gptcore.training.checkpoint_names import MARKER, committed, latest_step
@@ -38,55 +39,105 @@ def _closed():
     close_workspaces()
 
 
-def run_pretraining(root: Path, name: str) -> None:
+# Without dropout, whose masks go by the pass; and of the family without biases: a key's bias shifts all scores of its
+# row alike, so softmax leaves it no gradient but rounding, on which AdamW walks.
+BIASLESS = MODEL.model_copy(update={"family": "modern", "dropout": 0.0})
+
+
+def run_pretraining(root: Path, name: str, micro_batch_tokens: int | None, exact: bool) -> None:
     """What the killed process does."""
-    pretrain(MODEL, pretrain_config(steps=40, eval_every=10), workspace(root, name))
+    model, config = (MODEL, {}) if exact else (BIASLESS, {"learning_rate": 1e-3})
+    work = workspace(root, name, micro_batch_tokens=micro_batch_tokens)
+    pretrain(model, pretrain_config(steps=40, eval_every=10, **config), work)
 
 
-def test_sigkill_at_random_instants_leaves_no_trace(tmp_path):
-    """Killed again and again and run anew each time: the same weights to the bit, the same metrics, each once."""
-    processes = multiprocessing.get_context("forkserver")
-    # Imported once, for all of them; an optimizer imports torch._dynamo when it is made.
-    processes.set_forkserver_preload(["gptcore.training.pretrain", "torch._dynamo", "pytest"])
+class Killed:
+    """Runs of `run_pretraining` in processes that are killed at random instants of the time a whole one takes."""
 
-    def start(name):
-        process = processes.Process(target=run_pretraining, args=(tmp_path, name))
+    def __init__(self, root: Path, exact: bool = True) -> None:
+        self.root, self.exact, self.draw = root, exact, random.Random(os.urandom(8))
+        self.processes = multiprocessing.get_context("forkserver")
+        # Imported once, for all of them; an optimizer imports torch._dynamo when it is made.
+        self.processes.set_forkserver_preload(["gptcore.training.pretrain", "torch._dynamo", "pytest"])
+        warm = self.start("warm")
+        warm.join()
+        started = time.monotonic()
+        whole = self.start("whole")
+        whole.join()
+        self.lasts = time.monotonic() - started
+        assert (warm.exitcode, whole.exitcode) == (0, 0)
+
+    def start(self, name, micro_batch_tokens=None):
+        arguments = (self.root, name, micro_batch_tokens, self.exact)
+        process = self.processes.Process(target=run_pretraining, args=arguments)
         process.start()
         return process
 
-    warm = start("warm")
-    warm.join()
-    started = time.monotonic()
-    whole = start("whole")
-    whole.join()
-    lasts = time.monotonic() - started
-    assert (warm.exitcode, whole.exitcode) == (0, 0)
-
-    draw = random.Random(os.urandom(8))
-
-    def killed_up_to_five_times(name):
-        """Run it to its end through kills at random instants of the time a whole run takes; how many there were."""
-        kills, exitcode = 0, None
+    def run(self, name, most_kills, micro_batches=(None,)):
+        """Run it to its end through kills, with each of the micro-batches in turn; how many kills there were."""
+        kills, tries, exitcode = 0, 0, None
         while exitcode != 0:
-            process = start(name)
-            if kills < 5:
-                process.join(draw.uniform(0.1, 0.8) * lasts)
+            process = self.start(name, micro_batches[tries % len(micro_batches)])
+            tries += 1
+            if kills < most_kills:
+                process.join(self.draw.uniform(0.1, 0.8) * self.lasts)
                 if process.is_alive():
                     process.kill()
                     kills += 1
             process.join()
             exitcode = process.exitcode
             assert exitcode in (0, -9)
-        for file in ("model.safetensors", "config.json"):
-            assert (tmp_path / name / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
-        assert history(tmp_path / name) == history(tmp_path / "whole")
         return kills
 
-    # On a machine whose load falls meanwhile a run may end before its kill: then it is one run more.
-    kills = [killed_up_to_five_times("killed-0")]
-    while sum(kills) < 3 and len(kills) < 8:
-        kills.append(killed_up_to_five_times(f"killed-{len(kills)}"))
-    assert sum(kills) >= 3, kills
+    def at_least(self, kills, micro_batches=(None,), most_a_run=5):
+        """Runs until so many kills hit; their names. Where the load falls meanwhile a run may end before its kill."""
+        hits = []
+        while sum(hits) < kills:
+            assert len(hits) < 8 + kills, hits
+            hits.append(self.run(f"killed-{len(hits)}", most_a_run, micro_batches))
+        return [self.root / f"killed-{number}" for number in range(len(hits))]
+
+    def leaves_no_trace(self, directory):
+        """The same weights to the bit, the same metrics, each once."""
+        for file in ("model.safetensors", "config.json"):
+            assert (directory / file).read_bytes() == (self.root / "whole" / file).read_bytes()
+        assert history(directory) == history(self.root / "whole")
+        assert len({(step, key) for step, key, _ in history(directory)}) == len(history(directory))
+
+
+def test_sigkill_at_random_instants_leaves_no_trace(tmp_path):
+    killed = Killed(tmp_path)
+    for directory in killed.at_least(3):
+        killed.leaves_no_trace(directory)
+
+
+def test_sigkill_and_another_micro_batch_each_time(tmp_path):
+    """Not to the bit then, but to rounding; the metrics' steps are the same."""
+    killed = Killed(tmp_path, exact=False)
+    another_micro_batch_each_time(killed, 3)
+
+
+def another_micro_batch_each_time(killed, kills, **more):
+    expected = load_model(killed.root / "whole").state_dict()
+    for directory in killed.at_least(kills, micro_batches=(None, 32, 64, 96), **more):
+        for name, tensor in load_model(directory).state_dict().items():
+            torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=0)
+        places = [[entry[:2] for entry in history(path)] for path in (directory, killed.root / "whole")]
+        assert places[0] == places[1]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_sigkill_25_times_leaves_no_trace(tmp_path):
+    killed = Killed(tmp_path)
+    for directory in killed.at_least(25, most_a_run=25):
+        killed.leaves_no_trace(directory)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_sigkill_25_times_and_another_micro_batch_each_time(tmp_path):
+    another_micro_batch_each_time(Killed(tmp_path, exact=False), 25, most_a_run=25)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def gradient_of(model, batch, micro_batch_tokens=None):
     """(loss, gradient by name) of a batch's mean loss."""
     model.zero_grad()
     loss, _ = gradient(model, model, batch, pretrain_config(grad_clip=1e9), torch.float32, micro_batch_tokens)
-    return loss, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    return loss.item(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
 # The network

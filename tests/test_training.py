@@ -30,7 +30,7 @@ from gptcore.training.batches import Batch, Example, ExampleBatches, WindowBatch
 from gptcore.training.checkpoint_names import latest_step
 from gptcore.training.gradient import gradient
 from gptcore.training.heldout import evaluate_examples, evaluate_text, held_out_windows
-from gptcore.training.loop import Job, NotFinite, train
+from gptcore.training.loop import Job, train
 from gptcore.training.optimizer import build_optimizers
 from gptcore.training.pretrain import pretrain
 from gptcore.training.schedule import rate_share
@@ -157,7 +157,8 @@ def test_the_prompts_tokens_carry_no_loss_and_padding_changes_nothing(model):
 
 def gradient_of(model, batch, micro_batch_tokens=None):
     model.zero_grad()
-    return gradient(model, model, batch, pretrain_config(grad_clip=1e9), torch.float32, micro_batch_tokens)
+    found = gradient(model, model, batch, pretrain_config(grad_clip=1e9), torch.float32, micro_batch_tokens)
+    return tuple(scalar.item() for scalar in found)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -325,31 +326,6 @@ def job_of(model, root, **changes):
     return replace(job, **changes)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_stops_before_the_update(model, tmp_path, value):
-    work = workspace(tmp_path, checkpoint_every=5)
-    job = job_of(model, tmp_path)
-    before = {}
-
-    def batch_and_poison(step):
-        if step == 12:
-            before.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
-            model.ln_f.bias.register_hook(lambda grad: grad * value)
-        return job.next_batch(step)
-
-    with pytest.raises(NotFinite, match=r"gradient norm is \w+ at step 13; .* last good checkpoint is .*step-000010"):
-        train(model, replace(job, next_batch=batch_and_poison), work)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert latest_step(work.directory / "checkpoints") == 10
-
-
-def test_a_nan_in_the_weights_is_seen_in_the_loss(model, tmp_path):
-    with torch.no_grad():
-        model.wpe.weight[0] = math.nan
-    with pytest.raises(NotFinite, match=r"loss is nan at step 1; .*there is no checkpoint yet"):
-        train(model, job_of(model, tmp_path), workspace(tmp_path))
-
-
 def test_sigterm_saves_a_checkpoint_and_the_run_goes_on_from_it(model, tmp_path):
     def run(name, interrupt_at):
         fresh = build(model.config).initialise(1)
@@ -393,5 +369,8 @@ def test_learnable_text_is_learnable():
 
 def test_examples_are_collated_by_plan():
     examples = [Example([i], [i, i]) for i in range(10)]
-    batch = ExampleBatches(examples, batch_tokens=9, steps=4, seed=0)(2)
-    assert batch.inputs.shape == (3, 2)
+    batches = ExampleBatches(examples, batch_tokens=9, steps=4, seed=0)
+    assert batches(2).inputs.shape == (3, 2)
+    longer = ExampleBatches(examples, batch_tokens=9, steps=40, seed=0)
+    for step in (3, 4, 5, 39):  # past its steps too, for a run that passed over some
+        assert torch.equal(batches(step).inputs, longer(step).inputs)

@@ -23,6 +23,7 @@ from gptcore.training.pretrain import pretrain
 from gptcore.training.watch import GAP_WINDOW, GapLimits, Watch
 from gptcore.work import Interrupted
 
+MADE, SKIPPED = torch.tensor(0.0), torch.tensor(1.0)
 BY_HEART = MODEL.model_copy(update={"dropout": 0.0})
 
 
@@ -39,7 +40,7 @@ def model():
 
 
 def watch_of(said=None, gap=None, **changes):
-    return Watch(pretrain_config(**changes), gap, [].append if said is None else said.append)
+    return Watch(pretrain_config(**changes), gap, [].append if said is None else said.append, torch.device("cpu"))
 
 
 def fill(model, value):
@@ -101,18 +102,32 @@ def test_fine_tuning_keeps_the_best_and_pretraining_the_last():
 def test_the_gap_is_validation_less_the_mean_of_the_last_losses(model):
     watch = watch_of(gap=GapLimits())
     for _ in range(30):
-        watch.trained(100.0)  # before the window
+        watch.trained(torch.tensor(100.0), MADE)  # before the window
     for number in range(GAP_WINDOW):
-        watch.trained(1.0 + number % 2)
+        watch.trained(torch.tensor(1.0 + number % 2), MADE)
     scores = watch.judge({"val_loss": 2.0, "val_bits_per_byte": 1.0}, 20, model)
     assert scores == {"val_loss": 2.0, "val_bits_per_byte": 1.0, "generalization_gap": 0.5}
     assert watch_of().judge({"val_loss": 2.0}, 20, model) == {"val_loss": 2.0}
 
 
+def test_skipped_updates_do_not_count_in_the_gap(model):
+    watch = watch_of(gap=GapLimits())
+    watch.trained(torch.tensor(1.0), MADE)
+    for bad in (torch.inf, 100.0):
+        watch.trained(torch.tensor(bad), SKIPPED)
+    again = watch_of(gap=GapLimits())
+    again.restore(json.loads(json.dumps(watch.state())), {})
+    for one in (watch, again):
+        assert one.judge({"val_loss": 1.5}, 20, model)["generalization_gap"] == 0.5
+        for _ in range(GAP_WINDOW - 1):
+            one.trained(torch.tensor(2.0), MADE)  # the first one leaves the window with the skipped ones
+        assert one.judge({"val_loss": 1.5}, 40, model)["generalization_gap"] == -0.5
+
+
 def test_a_gap_that_opens_is_said_once_until_it_closes(model):
     said = []
     watch = watch_of(said, gap=GapLimits(warning=0.5))
-    watch.trained(1.0)
+    watch.trained(torch.tensor(1.0), MADE)
     for step, loss in enumerate((1.4, 1.6, 1.7, 1.4, 1.8)):
         watch.judge({"val_loss": loss}, step, model)
     assert [line.split(" above")[0] for line in said] == ["step 1: val_loss is 0.600", "step 4: val_loss is 0.800"]
@@ -121,7 +136,7 @@ def test_a_gap_that_opens_is_said_once_until_it_closes(model):
 
 def test_a_gap_over_its_limit_ends_the_run(model):
     watch = watch_of(gap=GapLimits(stop=0.7))
-    watch.trained(1.0)
+    watch.trained(torch.tensor(1.0), MADE)
     watch.judge({"val_loss": 1.6}, 20, model)
     assert watch.stop is None
     watch.judge({"val_loss": 1.8}, 40, model)
@@ -130,7 +145,7 @@ def test_a_gap_over_its_limit_ends_the_run(model):
 
 def test_the_state_goes_through_json(model):
     watch = watch_of(gap=GapLimits(warning=0.1), patience=3, keep_best=True)
-    watch.trained(0.1 + 0.2)
+    watch.trained(torch.tensor(0.1 + 0.2), MADE)
     for step, loss in ((20, 1 / 3), (40, 0.9)):
         watch.judge({"val_loss": loss}, step, model)
     said = []

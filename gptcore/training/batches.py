@@ -40,9 +40,14 @@ class Batch:
             return float((self.targets != IGNORED).sum())
         return float(self.weights.sum())
 
+    def rows(self, micro_batch_tokens: int | None) -> int:
+        """Rows of at most so many tokens, at least one; None stands for all."""
+        fit = (micro_batch_tokens or self.inputs.numel()) // self.inputs.shape[1]
+        return min(max(1, fit), len(self.inputs))
+
     def split(self, micro_batch_tokens: int | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
         """(inputs, targets, weights, positions) of at most so many tokens each, at least one row; None: all at once."""
-        rows = max(1, (micro_batch_tokens or self.inputs.numel()) // self.inputs.shape[1])
+        rows = self.rows(micro_batch_tokens)
         for begin in range(0, len(self.inputs), rows):
             part = slice(begin, begin + rows)
             weights = None if self.weights is None else self.weights[part]
@@ -207,10 +212,12 @@ class ExampleBatches:
     """Fine-tuning: examples of like length together, each once an epoch."""
 
     def __init__(self, examples: Sequence[Example], batch_tokens: int, steps: int, seed: int) -> None:
-        self.examples = examples
-        lengths = np.array([len(example) for example in examples], dtype=np.int64)
-        self.plan = plan(lengths, batch_tokens, steps, seed)
+        self.examples, self._batch_tokens, self._seed = examples, batch_tokens, seed
+        self._lengths: Integers = np.array([len(example) for example in examples], dtype=np.int64)
+        self.plan = plan(self._lengths, batch_tokens, steps, seed)
 
     def __call__(self, step: int) -> Batch:
-        """The batch of a step."""
+        """The batch of a step; there is one past `steps` too, for a run that passed over some."""
+        if step >= len(self.plan):  # a longer plan begins with the shorter one
+            self.plan = plan(self._lengths, self._batch_tokens, 2 * step, self._seed)
         return collate([self.examples[i] for i in self.plan[step]])

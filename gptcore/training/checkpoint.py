@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch import Tensor
 from gptcore import durable
 from gptcore.model.gpt import GPT
 from gptcore.model.weights import read_tensors, write_tensors
-from gptcore.training.checkpoint_names import MARKER, committed, damage, directory_of, step_of
+from gptcore.training.checkpoint_names import MARKER, committed, damage, directory_of, is_milestone, step_of
+from gptcore.training.guard import Guard
 from gptcore.training.optimizer import Optimizers
 
 KEPT = 2
@@ -39,16 +40,24 @@ class Progress:
     """`Watch.state()`."""
     best: Mapping[str, Tensor] = field(default_factory=dict)
     """The weights of the best evaluation so far, where they are kept."""
+    passed_over: int = 0
+    """Batches left out by going back: update `step` takes the batch of `step + passed_over`."""
+    rollbacks: int = 0
+    """How often the run went back."""
+    micro_batch_tokens: int | None = None
+    """Tokens in a pass, where memory asked for fewer than were wanted."""
 
 
-def _random_states() -> dict[str, Tensor]:
+def random_states() -> dict[str, Tensor]:
+    """What the next random numbers depend on."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
 
-def _restore_random_states(states: Mapping[str, Tensor]) -> None:
+def restore_random_states(states: Mapping[str, Tensor]) -> None:
+    """Put back what `random_states` gave."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
@@ -66,10 +75,19 @@ class Checkpoints:
         for path in {*root.glob(".step-*.part"), *root.glob("step-*")} - set(committed(root)):
             shutil.rmtree(path)  # what a kill left: half written, or half removed
 
-    def save(self, model: GPT, optimizers: Optimizers, progress: Progress) -> None:
+    def save(
+        self,
+        model: GPT,
+        optimizers: Optimizers,
+        progress: Progress,
+        guard: Guard | None = None,
+        milestone: bool = False,
+        needed: Collection[int] = (),
+    ) -> None:
         """Commit the state after an update; OSError when the disk is full, and then nothing has changed.
 
-        1. Write aside, synced, digests taken on the way. 2. The marker. 3. Rename. 4. Remove the oldest.
+        1. Write aside, synced, digests taken on the way. 2. The marker. 3. Rename. 4. Remove the oldest, but for
+        milestones and the steps that are `needed`.
         """
         target = directory_of(self.root, progress.step)
         aside = self.root / f".{target.name}.part"
@@ -78,7 +96,8 @@ class Checkpoints:
         parts: dict[str, Mapping[str, Tensor] | bytes] = {
             "model.safetensors": model.state_dict(),
             "optimizer.safetensors": optimizers.tensors(model),
-            "random.safetensors": _random_states(),
+            "random.safetensors": random_states(),
+            **({"guard.safetensors": guard.tensors()} if guard else {}),
             "state.json": durable.canonical_json(state),
         }
         if progress.best:
@@ -86,7 +105,7 @@ class Checkpoints:
         try:
             aside.mkdir()
             files = {name: _write_part(aside / name, part) for name, part in parts.items()}
-            durable.write_json(aside / MARKER, {"files": files})
+            durable.write_json(aside / MARKER, {"files": files, "milestone": milestone})
             durable.sync_directory(aside)
             if target.exists():
                 _remove(target)
@@ -95,9 +114,9 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             raise
         durable.sync_directory(self.root)
-        prune(self.root, KEPT)
+        prune(self.root, KEPT, needed)
 
-    def restore(self, model: GPT, optimizers: Optimizers) -> Progress | None:
+    def restore(self, model: GPT, optimizers: Optimizers, guard: Guard | None = None) -> Progress | None:
         """Load the newest checkpoint whose digests hold; None when there is none.
 
         Damaged ones are removed, and said. ValueError when it belongs to other data.
@@ -118,27 +137,34 @@ class Checkpoints:
                 )
             model.load_state_dict(read_tensors(directory / "model.safetensors"))
             optimizers.restore(model, read_tensors(directory / "optimizer.safetensors"))
-            _restore_random_states(read_tensors(directory / "random.safetensors"))
+            restore_random_states(read_tensors(directory / "random.safetensors"))
+            if guard:
+                guard.restore(read_tensors(directory / "guard.safetensors"))
             best = directory / "best.safetensors"
-            return Progress(
-                step_of(directory),
-                state["tokens"],
-                state["seconds"],
-                state["metrics_position"],
-                state["watched"],
-                read_tensors(best) if best.exists() else {},
-            )
+            known = {part.name: state[part.name] for part in fields(Progress) if part.name != "best"}
+            return Progress(**known, best=read_tensors(best) if best.exists() else {})
         return None
+
+    def steps(self) -> list[int]:
+        """Of every checkpoint, the newest first."""
+        return [step_of(directory) for directory in committed(self.root)]
+
+    def drop_after(self, step: int) -> None:
+        """Remove what is newer, the newest first: a kill in between leaves a run that comes to the same place again."""
+        for directory in committed(self.root):
+            if step_of(directory) > step:
+                _remove(directory)
 
     def latest(self) -> Path | None:
         """The newest checkpoint."""
         return next(iter(committed(self.root)), None)
 
 
-def prune(root: Path, kept: int) -> None:
-    """Remove all checkpoints but the newest."""
+def prune(root: Path, kept: int, needed: Collection[int] = ()) -> None:
+    """Remove all checkpoints but the newest, the milestones and the steps that are needed."""
     for directory in committed(root)[kept:]:
-        _remove(directory)
+        if step_of(directory) not in needed and not is_milestone(directory):
+            _remove(directory)
 
 
 def _write_part(path: Path, part: Mapping[str, Tensor] | bytes) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 MARKER = "MARKER.json"
-"""Written last: {"files": {name: {"bytes": n, "sha256": hex}}}. A checkpoint without it is none."""
+"""Written last: {"files": {name: {"bytes": n, "sha256": hex}}, "milestone": bool}. A checkpoint without it is none."""
 
 
 def directory_of(root: Path, step: int) -> Path:
@@ -39,6 +39,11 @@ def damage(directory: Path) -> str | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MARKER} is damaged"
     return None
+
+
+def is_milestone(directory: Path) -> bool:
+    """Whether a checkpoint is kept for good; a damaged one is not."""
+    return damage(directory) is None and bool(json.loads((directory / MARKER).read_bytes()).get("milestone"))
 
 
 def latest_step(root: Path) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from gptcore.config import Training
 from gptcore.model.gpt import GPT
@@ -16,23 +17,27 @@ from gptcore.training.device import autocast
 GPU_MICRO_BATCH_TOKENS = 32_768
 
 
+def pass_tokens(asked: int | None, device: torch.device) -> int | None:
+    """`runtime.micro_batch_tokens` with its default; None for the whole batch."""
+    return GPU_MICRO_BATCH_TOKENS if asked is None and device.type == "cuda" else asked
+
+
 def gradient(
-    compiled: Callable[..., torch.Tensor],
+    compiled: Callable[..., Tensor],
     model: GPT,
     batch: Batch,
     config: Training,
     dtype: torch.dtype,
     micro_batch_tokens: int | None,
-) -> tuple[float, float]:
+) -> tuple[Tensor, Tensor]:
     """Leave the clipped gradient of the batch's mean loss in the parameters; returns that loss and the norm before.
 
-    Micro-batches add up sums over the whole batch's count, so their size changes nothing but rounding.
+    Micro-batches add up sums over the whole batch's count, so their size changes nothing but rounding. Both scalars
+    stay on the device, which nobody waits for here.
     """
     device, whole = model.device, batch.weight
-    if micro_batch_tokens is None and device.type == "cuda":
-        micro_batch_tokens = GPU_MICRO_BATCH_TOKENS
     loss = torch.zeros((), device=device)
-    for inputs, targets, weights, positions in batch.split(micro_batch_tokens):
+    for inputs, targets, weights, positions in batch.split(pass_tokens(micro_batch_tokens, device)):
         with autocast(device, dtype):
             if weights is None:
                 part = compiled(inputs.to(device), targets.to(device)) / whole
@@ -43,11 +48,10 @@ def gradient(
                 part = compiled(inputs.to(device), targets.to(device), places.to(device), shares, "sum", *apart) / whole
         part.backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-    return loss.item(), norm.item()
+    return loss, torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
 
 
-def _apart(positions: torch.Tensor | None, model: GPT) -> tuple[torch.Tensor, PackedAttention] | tuple[None, None]:
+def _apart(positions: Tensor | None, model: GPT) -> tuple[Tensor, PackedAttention] | tuple[None, None]:
     """Positions and attention that keep the examples of a row apart, where it holds several."""
     if positions is None:
         return None, None

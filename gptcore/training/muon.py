@@ -38,6 +38,8 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         super().__init__([p for p, _ in matrices], {"lr": lr, "momentum": momentum, "turns": turns})
         self._pieces = {p: count for p, count in matrices}
+        self.found_inf: Tensor | None = None
+        """A scalar on the device; 1.0 leaves weights and momentum as they are. Named as AdamW's own."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -61,12 +63,16 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         average: Tensor = state["momentum"]
+        if self.found_inf is not None:  # no product: nan times nothing is nan
+            grad = torch.where(self.found_inf > 0, average, grad)
         average.lerp_(grad, 1 - momentum)
         return grad.lerp(average, momentum).view(self._pieces[parameter], -1, grad.shape[1])
 
     def _update(self, found: list[tuple[Tensor, Tensor, float]], group: dict[str, Any]) -> None:
         """Parameters whose matrices, laid wide, have one shape, with these and the size of an update: in one batch."""
         updates = orthogonal(torch.cat([wide for _, wide, _ in found]), group["turns"])
+        if self.found_inf is not None:
+            updates = updates * (1 - self.found_inf)
         for (parameter, wide, size), update in zip(
             found, torch.split(updates, [len(w) for _, w, _ in found]), strict=True
         ):

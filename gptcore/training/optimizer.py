@@ -19,12 +19,20 @@ class Optimizers:
         self.parts = parts
         self._groups = [(group, group["lr"]) for part in parts for group in part.param_groups]
 
-    def step(self, rate_share: float) -> None:
-        """Update the weights, with this share of each optimizer's peak rate, and forget the gradients."""
+    def step(self, rate_share: float, skip: Tensor | None = None) -> None:
+        """Update the weights, with this share of each optimizer's peak rate, and forget the gradients.
+
+        skip: a scalar on the device; where it is 1.0 weights and state stay as they are, whatever the gradients hold.
+        """
+        skipped = False
+        if skip is not None and skip.device.type == "cpu":  # nobody waits: the branch is cheaper than the arithmetic
+            skipped, skip = bool(skip), None
         for group, peak in self._groups:
             group["lr"] = peak * rate_share
         for part in self.parts:
-            part.step()
+            part.found_inf = skip  # type: ignore[attr-defined]  # torch's fused AdamW, and our Muon, look for it here
+            if not skipped:
+                part.step()
             part.zero_grad(set_to_none=True)
 
     def tensors(self, model: nn.Module) -> dict[str, Tensor]:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 
 from gptcore.model.gpt import GPT
 from gptcore.training.checkpoint import Checkpoints, Progress
+from gptcore.training.guard import Guard
 from gptcore.training.optimizer import Optimizers
+from gptcore.training.rollback import is_due, is_milestone, needed
 from gptcore.work import FULL_DISK, Work
 
 
@@ -20,14 +22,22 @@ class Saver:
     """The step whose save failed first."""
     next_try: int = field(default=0, init=False)
 
-    def after_update(self, model: GPT, optimizers: Optimizers, now: Progress, required: bool) -> None:
+    def will_save(self, step: int) -> bool:
+        """Whether a save is due after an update, or a failed one to be tried again."""
+        return is_due(step, self.work.runtime) or (self.owed_since is not None and step >= self.next_try)
+
+    def after_update(
+        self, model: GPT, optimizers: Optimizers, guard: Guard, now: Progress, required: bool = False
+    ) -> None:
         """Save when required, when due, or when a failed save is to be tried again."""
-        due = required or now.step % self.work.runtime.checkpoint_every == 0
-        if not due and (self.owed_since is None or now.step < self.next_try):
+        if not required and not self.will_save(now.step):
             return
         try:
             position = self.work.metrics.position()
-            self.checkpoints.save(model, optimizers, replace(now, metrics_position=position))
+            runtime = self.work.runtime
+            back_to = needed({*self.checkpoints.steps(), now.step}, guard.skips(now.step), runtime)
+            placed, lasting = replace(now, metrics_position=position), is_milestone(now.step, runtime)
+            self.checkpoints.save(model, optimizers, placed, guard, lasting, back_to)
         except OSError as error:
             if error.errno not in FULL_DISK:
                 raise

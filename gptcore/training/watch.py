@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gptcore.config import Training
@@ -33,8 +34,11 @@ class Watch:
     evaluation of its step, and so is the state in it: a resumed run evaluates, and judges, as the first one did.
     """
 
-    def __init__(self, config: Training, gap: GapLimits | None, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: Training, gap: GapLimits | None, say: Callable[[str], None], device: torch.device
+    ) -> None:
         """gap: None where the two losses are not alike, and their difference means nothing."""
+        self.device = device
         self.patience, self.keep_best, self.gap, self.say = config.patience, config.keep_best, gap, say
         self.stop: str | None = None
         self.best_step: int | None = None
@@ -43,18 +47,24 @@ class Watch:
         """Copies on the CPU; empty without `keep_best`, and before the first evaluation."""
         self._last: dict[str, float] = {}
         self._unimproved = 0
-        self._losses: deque[float] = deque(maxlen=GAP_WINDOW)
+        self._losses: deque[Tensor] = deque(maxlen=GAP_WINDOW)
         self._gap_open = False
 
-    def trained(self, loss: float) -> None:
-        """Take in the loss of an update."""
-        self._losses.append(loss)
+    def trained(self, loss: Tensor, skip: Tensor) -> None:
+        """Take in the loss of an update, unless it was skipped: scalars on the device, which nobody waits for here."""
+        self._losses.append(torch.where(skip > 0, math.nan, loss))
+
+    def _seen(self) -> list[float | None]:
+        """The losses of the window; None where the update was skipped."""
+        found = torch.stack(list(self._losses)).tolist() if self._losses else []
+        return [None if math.isnan(loss) else loss for loss in found]
 
     def judge(self, scores: Mapping[str, float], step: int, model: GPT) -> dict[str, float]:
         """Take in an evaluation, `val_loss` (nats) among it; returns it with what is to be logged beside it."""
         self._last, beside = dict(scores), {}
-        if self.gap is not None and self._losses:
-            gap = beside["generalization_gap"] = scores["val_loss"] - math.fsum(self._losses) / len(self._losses)
+        losses = [loss for loss in self._seen() if loss is not None]
+        if self.gap is not None and losses:
+            gap = beside["generalization_gap"] = scores["val_loss"] - math.fsum(losses) / len(losses)
             self._judge_gap(gap, step, self.gap)
         if scores["val_loss"] < self.best_scores.get("val_loss", math.inf):
             self.best_step, self.best_scores, self._unimproved = step, self._last, 0
@@ -94,12 +104,14 @@ class Watch:
     def state(self) -> dict[str, Any]:
         """All but the weights, for JSON."""
         best = {"step": self.best_step, "scores": self.best_scores}
-        losses = list(self._losses)
-        return {"best": best, "unimproved": self._unimproved, "losses": losses, "gap_open": self._gap_open}
+        return {"best": best, "unimproved": self._unimproved, "losses": self._seen(), "gap_open": self._gap_open}
 
     def restore(self, state: Mapping[str, Any], best_weights: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave, and the weights with it."""
+        """Put back what `state` gave, and the weights with it; nothing, where no state was saved yet."""
+        if not state:
+            return
         self.best_step, self.best_scores = state["best"]["step"], dict(state["best"]["scores"])
         self.best_weights = best_weights
         self._unimproved, self._gap_open = state["unimproved"], state["gap_open"]
-        self._losses = deque(state["losses"], maxlen=GAP_WINDOW)
+        losses = (torch.tensor(math.nan if loss is None else loss) for loss in state["losses"])
+        self._losses = deque((loss.to(self.device) for loss in losses), maxlen=GAP_WINDOW)
