@@ -244,9 +244,9 @@ class Training(Part):
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest global gradient norm."""
     spike_z: Annotated[float, Field(gt=0)] | None = 6.0
-    """An update is skipped when its loss, or the logarithm of its gradient norm, lies more than so many standard
-    deviations above the mean of the last `spike_window`; a loss or norm that is not finite is skipped with any value.
-    6 is that of OLMo-core's SkipStepOptimizer. None skips only what is not finite."""
+    """An update is skipped when the logarithm of its loss, or of a gradient norm over `grad_clip`, lies more than so
+    many standard deviations above the mean of the last `spike_window`; a loss or norm that is not finite is skipped
+    with any value. 6 is that of OLMo-core's SkipStepOptimizer. None skips only what is not finite."""
     spike_window: Annotated[int, Field(ge=8)] = 128
     """Updates that a spike is measured against, and within which skips are counted; judged once half of it is known."""
     most_skips: Positive = 10

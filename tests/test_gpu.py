@@ -5,8 +5,13 @@ import os
 import signal
 
 import pytest
-from tiny_training import MODEL, close_workspaces, history, pretrain_config, workspace
+import torch
+from tiny_training import MODEL, VOCABULARY, close_workspaces, history, pretrain_config, workspace
 
+from gptcore.model.families import build
+from gptcore.model.gpt import GPTConfig
+from gptcore.training.guard import Guard
+from gptcore.training.optimizer import build_optimizers
 from gptcore.training.pretrain import pretrain
 from gptcore.work import Interrupted
 
@@ -45,3 +50,25 @@ def test_a_compiled_model_learns_the_same(tmp_path):
     compiled, _ = trained(workspace(tmp_path, "compiled", device="cuda", compile=True), "modern", "muon")
     key = "pretrain/val_loss"
     assert compiled.metrics[key] == pytest.approx(plain.metrics[key], abs=0.05)
+
+
+def test_an_update_is_judged_without_waiting_for_the_gpu(tmp_path):
+    config = pretrain_config(optimizer="muon")
+    model = build(GPTConfig.of(MODEL.model_copy(update={"family": "modern"}), VOCABULARY)).initialise(1).to("cuda")
+    optimizers, guard = build_optimizers(model, config), Guard(config, model.device)
+
+    def update(step, share):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, share)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizers.step(1.0, guard.judge(step, norm * 0 + 2, norm))
+
+    update(0, 1.0)
+    before = [parameter.clone() for parameter in model.parameters()]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        update(1, float("nan"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), before, strict=True))
+    assert guard.skipped == 1

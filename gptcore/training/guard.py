@@ -17,11 +17,11 @@ from torch import Tensor
 
 from gptcore.config import Training
 
-LEAST_STD = (0.02, 0.1)
-"""Standard deviations count as no smaller, of the loss in nats and of the norm's logarithm: a window in which nothing
-moves makes no spike of noise. With a z of 6 that is 0.12 nats, and a norm 1.8 times the usual."""
-LEAST_NORM = 1e-30
-"""A gradient of nothing has this norm, so that it has a logarithm."""
+LEAST_STD = (0.01, 0.2)
+"""Standard deviations count as no smaller, of the logarithms of loss and norm: a window in which nothing moves makes no
+spike of noise. With a z of 6 that is a loss 6 % above the usual, and a norm 3.3 times as large."""
+LEAST = 1e-30
+"""A loss or norm of nothing counts as this much, so that it has a logarithm."""
 
 
 class Diverged(RuntimeError):
@@ -58,16 +58,19 @@ class Skip:
 
 
 class Guard:
-    """Judges every update by the ones before it (OLMo-core's SkipStepOptimizer, Groeneveld et al. 2024).
+    """Judges every update by the ones before it (as OLMo-core's SkipStepOptimizer does).
 
-    One-sided: only a rise is a spike. What was skipped never enters the window it would be measured against.
+    One-sided: only a rise is a spike. Measured on logarithms, since both values are skewed where batches are small: of
+    a thousand updates of fine-tuning, plain losses made one a spike that was a hard batch. A gradient that clipping
+    lets through whole is none. What was skipped never enters the window it would be measured against.
     """
 
     def __init__(self, config: Training, device: torch.device) -> None:
         self.size, self._z = config.spike_window, config.spike_z
         self._places = torch.arange(self.size, device=device)
         self._least_std = torch.tensor(LEAST_STD, device=device)
-        self._window = torch.zeros(2, self.size, device=device)  # loss and log norm of the last W updates made
+        self._harmless = torch.tensor([-math.inf, math.log(config.grad_clip)], device=device)
+        self._window = torch.zeros(2, self.size, device=device)  # log loss and log norm of the last W updates made
         self._made = torch.zeros((), dtype=torch.int64, device=device)
         self._recent = torch.zeros(5, self.size, device=device)  # the last W steps: skipped, then the values of a Skip
         self._skipped = torch.zeros((), dtype=torch.int64, device=device)
@@ -79,24 +82,24 @@ class Guard:
         1. The limits: mean plus z standard deviations of the window, once it is half full. 2. The verdict. 3. What is
         made enters the window. 4. The step is noted, for whoever asks.
         """
-        values = torch.stack([loss, norm.clamp_min(LEAST_NORM).log()]).float()  # (2,)
-        limits = self._limits()
-        made = torch.isfinite(loss) & torch.isfinite(norm) & (values <= limits).all()
+        both = torch.stack([loss, norm]).float()  # (2,)
+        values, limits = both.clamp_min(LEAST).log(), self._limits()
+        made = (torch.isfinite(both) & (values <= limits)).all()
         self._window = torch.where((self._places == self._made % self.size) & made, values[:, None], self._window)
         self._made = self._made + made
         self._skipped = self._skipped + ~made
-        self._recent[:, step % self.size] = torch.stack([(~made).float(), values[0], norm, limits[0], limits[1].exp()])
+        self._recent[:, step % self.size] = torch.cat([(~made).float()[None], both, limits.exp()])
         return (~made).float()
 
     def _limits(self) -> Tensor:
-        """Of the loss and of the norm's logarithm (2,); infinite while there is nothing to measure against."""
+        """Of the logarithms of loss and norm (2,); infinite while there is nothing to measure against."""
         if self._z is None:
             return torch.full_like(self._least_std, math.inf)
         known = self._places < self._made  # (W,)
         count = known.sum()
         mean = (self._window * known).sum(1) / count
         variance = ((self._window - mean[:, None]) ** 2 * known).sum(1) / (count - 1)
-        limits = mean + self._z * variance.sqrt().maximum(self._least_std)
+        limits = (mean + self._z * variance.sqrt().maximum(self._least_std)).maximum(self._harmless)
         return torch.where(count >= max(2, self.size // 2), limits, math.inf)
 
     # What follows waits for the device.
