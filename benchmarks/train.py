@@ -31,8 +31,6 @@ from typing import Any
 PARTS = ("small", "12m", "throughput_small", "throughput_12m")
 RATES = (5e-4, 1e-3, 2e-3)
 """Of the peer at 12.3 M: its own 1e-3, half and twice that."""
-TURNS = 5
-"""Times that each side is measured for throughput."""
 
 EVAL_EVERY = 10
 """Updates between looks at the validation loss: how finely the time to a loss is known."""
@@ -87,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--text", type=Path, metavar="FILE", help="the text: Tiny Shakespeare")
     parser.add_argument("--parts", default=",".join(PARTS), help="some of %(default)s")
     parser.add_argument("--seeds", type=int, help="runs of ours (5 at 0.8 M, 3 at 12.3 M)")
+    parser.add_argument("--turns", type=int, default=5, help="times that throughput is measured (%(default)s)")
+    parser.add_argument("--runtime", action="append", default=[], metavar="KEY=VALUE", help="a field of our runtime")
     parser.add_argument("--steps", type=int, help="updates of ours, to try other recipes")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a field of our pretrain section"
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             data = prepare(root / name, options.text, name)
             bench = Bench(name, scale, data, options.peer and options.peer.absolute(), root, idle)
             if f"throughput_{name}" in parts:
-                found |= bench.throughput()
+                found |= bench.throughput(options)
             if name in parts:
                 found |= bench.time_to_loss(options)
     print(json.dumps(found))
@@ -272,7 +272,7 @@ class Bench:
 
     # The two questions
 
-    def throughput(self) -> dict[str, Any]:
+    def throughput(self, options: argparse.Namespace) -> dict[str, Any]:
         """Tokens a second and peak memory, the GPT-2 family in the peer's shape: no biases, exact GELU, AdamW."""
         scale = self.scale
         tokens = scale.batch * scale.context
@@ -282,10 +282,11 @@ class Bench:
             "model": model,
             "pretrain": {"steps": scale.timed, "batch_tokens": tokens, "warmup_steps": 5, "beta2": 0.99},
             "eval_every": scale.timed,
+            "runtime": dict(field(text) for text in options.runtime),
         }
         rates: dict[str, list[float]] = {"peer": [], "ours": []}
         peaks: dict[str, list[float]] = {"peer": [], "ours": []}
-        for turn in range(TURNS):
+        for turn in range(options.turns):
             seconds, peak = self.run_peer(scale.rates[0], scale.timed, scale.timed)
             rates["peer"].append(tokens / statistics.median(seconds[5:]))
             peaks["peer"].append(peak - self.idle)
@@ -293,7 +294,7 @@ class Bench:
             rates["ours"].append(tokens / statistics.median(ours["seconds"][5:]))
             peaks["ours"].append(ours["peak_mb"] - self.idle)
             last = {side: f"{rates[side][-1]:,.0f} tokens/s, {peaks[side][-1]:.0f} MB" for side in rates}
-            say(f"{self.name} throughput {turn + 1} of {TURNS}: peer {last['peer']}; ours {last['ours']}")
+            say(f"{self.name} throughput {turn + 1} of {options.turns}: peer {last['peer']}; ours {last['ours']}")
         ratios = [ours / peer for ours, peer in zip(rates["ours"], rates["peer"], strict=True)]
         found = {
             f"throughput_ratio_{self.name}": round(statistics.median(ratios), 3),
@@ -327,6 +328,7 @@ class Bench:
                 "model": scale.ours["model"],
                 "pretrain": {**recipe, "batch_tokens": scale.batch * scale.context, "seed": seed},
                 "eval_every": EVAL_EVERY,
+                "runtime": dict(field(text) for text in options.runtime),
             }
             done = self.run_ours(job)
             passed = next((step for step, loss in done["losses"] if loss <= float(best["loss"])), None)
@@ -382,7 +384,7 @@ def child(job: dict[str, Any]) -> int:
     data = Path(job["data"])
     with tempfile.TemporaryDirectory(dir=data) as folder:
         inputs = {"tokens": data / "tokens", "tokenizer": data / "tokenizer"}
-        runtime = Runtime(device="cpu", checkpoint_every=10**9)
+        runtime = Runtime(device="cpu", checkpoint_every=10**9, **job["runtime"])
         work = Work(Path(folder), inputs, runtime)
         config = Pretrain(**job["pretrain"], eval_every=job["eval_every"], eval_tokens=10**9)
         started = time.monotonic()

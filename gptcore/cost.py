@@ -22,9 +22,9 @@ from gptcore.sizes import (
 )
 from gptcore.speed import Machine
 
-GPU_MICRO_BATCH_TOKENS = 32_768
-"""Tokens of a pass where `runtime.micro_batch_tokens` says none; a CPU takes the whole batch."""
-PASS_TOKENS = {"cpu": 4096, "cuda": 32_768}
+GPU_PASS_TOKENS, CPU_PASS_NUMBERS = 32_768, 1_500_000
+"""Tokens of a pass where `runtime.micro_batch_tokens` says none; on a CPU times layers times width."""
+LOOK_TOKENS = {"cpu": 4096, "cuda": 32_768}
 """Tokens of a pass in evaluations."""
 CHECKPOINTS = 3
 """On disk at once: two kept, and the one being written."""
@@ -91,11 +91,11 @@ def _cost(preset: Preset, config: Training, planned: StagePlan, machine: Machine
     rate = machine.flops(dtype, shape.n_embd, preset.runtime.threads)
     tokens = config.steps * config.batch_tokens + evaluations * config.eval_tokens / 3  # a forward pass is a third
     estimate = round(token * tokens / rate, 1) if rate else None
-    at_once = preset.runtime.micro_batch_tokens or (GPU_MICRO_BATCH_TOKENS if machine.device == "cuda" else None)
-    at_once = min(at_once or config.batch_tokens, config.batch_tokens)
+    at_once = preset.runtime.micro_batch_tokens or _pass_tokens(shape, machine)
+    at_once = min(max(at_once, shape.context), config.batch_tokens)
     memory = training_memory(shape, config.optimizer, at_once, dtype, machine.device)
     evaluated = evaluation_bytes(
-        shape, config.optimizer, min(config.eval_tokens, PASS_TOKENS[machine.device]), machine.device
+        shape, config.optimizer, min(config.eval_tokens, LOOK_TOKENS[machine.device]), machine.device
     )
     checkpoint, weights = checkpoint_bytes(shape, config.optimizer), FLOAT32 * count(shape).parameters
     return StageCost(
@@ -111,6 +111,10 @@ def _cost(preset: Preset, config: Training, planned: StagePlan, machine: Machine
         expected_s=estimate if planned.expected_s is None else planned.expected_s,
         measured=planned.expected_s is not None,
     )
+
+
+def _pass_tokens(shape: Shape, machine: Machine) -> int:
+    return GPU_PASS_TOKENS if machine.device == "cuda" else CPU_PASS_NUMBERS // (shape.n_layer * shape.n_embd)
 
 
 def disk_bytes(found: Mapping[str, StageCost]) -> int:

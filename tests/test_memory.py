@@ -64,7 +64,7 @@ def test_the_micro_batch_halves_where_memory_is_limited_and_the_weights_are_the_
     inputs(tmp_path)
     small = trained(tmp_path, "small", micro=ROWS // 2 * 32)
     assert (small["problem"], small["said"]) == (None, [])
-    limited = trained(tmp_path, "limited", more=round(1.25 * small["peak"]))
+    limited = trained(tmp_path, "limited", micro=ROWS * 32, more=round(1.25 * small["peak"]))
     assert limited["problem"] is None
     assert limited["said"] == [f"out of memory with {ROWS * 32} tokens in a pass; going on with {ROWS * 16}"]
     logged = [value for _, key, value in history(tmp_path / "limited") if key == "pretrain/micro_batch_tokens"]

@@ -78,8 +78,9 @@ def test_optimizer_bytes_are_those_of_its_state(family: str, optimizer: str) -> 
 
 def test_what_training_says_of_itself() -> None:
     """Numbers that cost.py repeats because it imports no torch."""
-    assert cost.GPU_MICRO_BATCH_TOKENS == gradient.GPU_MICRO_BATCH_TOKENS
-    assert cost.PASS_TOKENS == heldout.PASS_TOKENS
+    assert cost.GPU_PASS_TOKENS == gradient.GPU_PASS_TOKENS
+    assert cost.CPU_PASS_NUMBERS == gradient.CPU_PASS_NUMBERS
+    assert cost.LOOK_TOKENS == heldout.PASS_TOKENS
     assert LOGITS_AT_ONCE == loss.CHUNK
     assert cost.CHECKPOINTS == checkpoint.KEPT + 1
 

@@ -14,12 +14,17 @@ from gptcore.model.packed import PackedAttention
 from gptcore.training.batches import Batch
 from gptcore.training.device import autocast
 
-GPU_MICRO_BATCH_TOKENS = 32_768
+GPU_PASS_TOKENS = 32_768
+CPU_PASS_NUMBERS = 1_500_000
+"""Tokens times layers times width of a pass: about 100 MB are kept for the way back. More is no faster on a CPU."""
 
 
-def pass_tokens(asked: int | None, device: torch.device) -> int | None:
-    """`runtime.micro_batch_tokens` with its default; None for the whole batch."""
-    return GPU_MICRO_BATCH_TOKENS if asked is None and device.type == "cuda" else asked
+def pass_tokens(asked: int | None, model: GPT) -> int:
+    """`runtime.micro_batch_tokens`, or what it is by default."""
+    by_default = GPU_PASS_TOKENS
+    if model.device.type == "cpu":
+        by_default = CPU_PASS_NUMBERS // (model.config.n_layer * model.config.n_embd)
+    return asked or max(1, by_default)
 
 
 def gradient(
@@ -37,7 +42,7 @@ def gradient(
     """
     device, whole = model.device, batch.weight
     loss = torch.zeros((), device=device)
-    for inputs, targets, weights, positions in batch.split(pass_tokens(micro_batch_tokens, device)):
+    for inputs, targets, weights, positions in batch.split(pass_tokens(micro_batch_tokens, model)):
         with autocast(device, dtype):
             if weights is None:
                 part = compiled(inputs.to(device), targets.to(device)) / whole

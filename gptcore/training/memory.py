@@ -67,7 +67,7 @@ class Passes:
 
     def _halve(self, model: GPT, batch: Batch, step: int) -> None:
         length = batch.inputs.shape[1]
-        rows = batch.rows(pass_tokens(self.tokens, model.device))
+        rows = batch.rows(pass_tokens(self.tokens, model))
         if rows == 1:
             raise TooLarge(
                 f"one sequence of {length} tokens does not fit the memory of the {model.device.type}, forward and "
