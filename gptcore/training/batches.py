@@ -45,6 +45,20 @@ class Batch:
             part = slice(begin, begin + rows)
             yield self.inputs[part], self.targets[part], None if self.weights is None else self.weights[part]
 
+    def share(self, number: int, of: int) -> Batch:
+        """The rows of one of so many equal parts; empty rows, which count nothing, fill up what is missing.
+
+        `tokens` stays that of the whole.
+        """
+        rows = -(-len(self.inputs) // of)
+
+        def cut(tensor: Tensor, filling: int) -> Tensor:
+            part = tensor[number * rows : (number + 1) * rows]
+            return torch.cat([part, part.new_full((rows - len(part), *tensor.shape[1:]), filling)])
+
+        weights = None if self.weights is None else cut(self.weights, 0)
+        return Batch(cut(self.inputs, 0), cut(self.targets, IGNORED), self.tokens, weights)
+
 
 def key_of(*parts: int | str) -> int:
     """A 64-bit key out of seeds, epochs and names."""

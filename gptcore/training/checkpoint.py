@@ -37,14 +37,16 @@ class Progress:
     """Bytes of the metric log that belong to it."""
 
 
-def _random_states() -> dict[str, Tensor]:
+def random_states() -> dict[str, Tensor]:
+    """Of this process's generators, by the device."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
 
-def _restore_random_states(states: Mapping[str, Tensor]) -> None:
+def restore_random_states(states: Mapping[str, Tensor]) -> None:
+    """Put back what `random_states` gave."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
@@ -63,26 +65,30 @@ class Checkpoints:
             shutil.rmtree(path)  # what a kill left: half written, or half removed
 
     def save(self, model: GPT, optimizers: Optimizers, progress: Progress) -> None:
-        """Commit the state after an update; OSError when the disk is full, and then nothing has changed.
+        """Commit the state after an update; OSError when the disk is full, and then nothing has changed."""
+        tensors = {"model": model.state_dict(), "optimizer": optimizers.tensors(model), "random": random_states()}
+        self.commit(progress, tensors, {})
+
+    def commit(
+        self, progress: Progress, tensors: Mapping[str, Mapping[str, Tensor]], written: Mapping[str, dict[str, Any]]
+    ) -> None:
+        """Make these files a checkpoint; `written` stand in `aside` already, as the marker is to describe them.
 
         1. Write aside, synced, digests taken on the way. 2. The marker. 3. Rename. 4. Remove the oldest.
         """
-        target = directory_of(self.root, progress.step)
-        aside = self.root / f".{target.name}.part"
+        target, aside = directory_of(self.root, progress.step), self.aside(progress)
         state = {**vars(progress), "fingerprint": self.fingerprint, "torch": torch.__version__}
         parts: dict[str, Mapping[str, Tensor] | bytes] = {
-            "model.safetensors": model.state_dict(),
-            "optimizer.safetensors": optimizers.tensors(model),
-            "random.safetensors": _random_states(),
+            **{f"{name}.safetensors": part for name, part in tensors.items()},
             "state.json": durable.canonical_json(state),
         }
         try:
-            aside.mkdir()
-            files = {name: _write_part(aside / name, part) for name, part in parts.items()}
+            aside.mkdir(exist_ok=bool(written))
+            files = {**written, **{name: _write_part(aside / name, part) for name, part in parts.items()}}
             durable.write_json(aside / MARKER, {"files": files})
             durable.sync_directory(aside)
             if target.exists():
-                _remove(target)
+                remove(target)
             aside.rename(target)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
@@ -90,40 +96,60 @@ class Checkpoints:
         durable.sync_directory(self.root)
         prune(self.root, KEPT)
 
+    def aside(self, progress: Progress) -> Path:
+        """Where a checkpoint grows until it is whole."""
+        return self.root / f".{directory_of(self.root, progress.step).name}.part"
+
     def restore(self, model: GPT, optimizers: Optimizers) -> Progress | None:
         """Load the newest checkpoint whose digests hold; None when there is none.
 
         Damaged ones are removed, and said. ValueError when it belongs to other data.
         """
         for directory in committed(self.root):
-            problem = damage(directory) or _wrong_digest(directory)
-            if problem:
-                self.say(f"checkpoint {directory.name} is damaged ({problem}); the one before it is used")
-                _remove(directory)
-                continue
-            state: dict[str, Any] = json.loads((directory / "state.json").read_bytes())
-            found = state["fingerprint"]
-            other = sorted(k for k in found.keys() | self.fingerprint if found.get(k) != self.fingerprint.get(k))
-            if other:
-                raise ValueError(
-                    f"checkpoint {directory} was made with other {', '.join(other)} than this run's; "
-                    f"remove {self.root} to start over"
-                )
-            model.load_state_dict(read_tensors(directory / "model.safetensors"))
-            optimizers.restore(model, read_tensors(directory / "optimizer.safetensors"))
-            _restore_random_states(read_tensors(directory / "random.safetensors"))
-            return Progress(step_of(directory), state["tokens"], state["seconds"], state["metrics_position"])
+            if self.holds(directory):
+                progress = self.progress(directory)
+                tensors = state_tensors(directory)
+                model.load_state_dict(tensors["model"])
+                optimizers.restore(model, tensors["optimizer"])
+                restore_random_states(tensors["random"])
+                return progress
         return None
+
+    def holds(self, directory: Path) -> bool:
+        """Whether a checkpoint's digests hold; where not, it is removed, and said."""
+        problem = damage(directory) or _wrong_digest(directory)
+        if problem:
+            self.say(f"checkpoint {directory.name} is damaged ({problem}); the one before it is used")
+            remove(directory)
+        return problem is None
+
+    def progress(self, directory: Path) -> Progress:
+        """Where a checkpoint stands; ValueError when it belongs to other data."""
+        state: dict[str, Any] = json.loads((directory / "state.json").read_bytes())
+        found = state["fingerprint"]
+        other = sorted(k for k in found.keys() | self.fingerprint if found.get(k) != self.fingerprint.get(k))
+        if other:
+            raise ValueError(
+                f"checkpoint {directory} was made with other {', '.join(other)} than this run's; "
+                f"remove {self.root} to start over"
+            )
+        return Progress(step_of(directory), state["tokens"], state["seconds"], state["metrics_position"])
 
     def latest(self) -> Path | None:
         """The newest checkpoint."""
         return next(iter(committed(self.root)), None)
 
 
+def state_tensors(directory: Path) -> dict[str, dict[str, Tensor]]:
+    """The whole tensors of a checkpoint by `model`, `optimizer` and `random`."""
+    tensors = {path.stem: read_tensors(path) for path in directory.glob("*.safetensors")}
+    return tensors
+
+
 def prune(root: Path, kept: int) -> None:
     """Remove all checkpoints but the newest."""
     for directory in committed(root)[kept:]:
-        _remove(directory)
+        remove(directory)
 
 
 def _write_part(path: Path, part: Mapping[str, Tensor] | bytes) -> dict[str, Any]:
@@ -145,7 +171,7 @@ def _wrong_digest(directory: Path) -> str | None:
     return next((f"digest of {n}" for n, f in files.items() if durable.sha256_file(directory / n) != f["sha256"]), None)
 
 
-def _remove(directory: Path) -> None:
+def remove(directory: Path) -> None:
     """Marker first, so that a kill halfway leaves no checkpoint that looks whole."""
     (directory / MARKER).unlink(missing_ok=True)
     shutil.rmtree(directory)

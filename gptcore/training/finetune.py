@@ -18,8 +18,10 @@ from gptcore.text.tokenizer import TextTokenizer
 from gptcore.training.batches import Example, ExampleBatches
 from gptcore.training.device import arithmetic, torch_dtype
 from gptcore.training.heldout import evaluate_examples
+from gptcore.training.launch import launch, several
 from gptcore.training.loop import Job, train
 from gptcore.training.pretrain import finish
+from gptcore.training.team import team_of
 from gptcore.work import Outcome, Work
 
 HELD_OUT_SHARE = 0.02
@@ -31,10 +33,13 @@ def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
 
     The prompt is masked out of the loss. ValueError when there are no items, or they cannot fit the model's context.
     """
+    if several(config, work):
+        return launch("finetune", {"config": config, "skill": skill}, config, "ddp", work)
+    team = team_of(work)
     base = work.inputs["pretrain"]
     tokenizer = TextTokenizer.load(base)
     with arithmetic(work.runtime) as device:
-        model = load_model(base, device)
+        model = team.place(load_model(base), device)
         longest = config.max_input_tokens + config.max_target_tokens
         if longest > model.config.context:
             raise ValueError(
@@ -53,7 +58,8 @@ def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
         metrics = train(model, job, work)
     metrics[f"{job.name}/items"] = float(len(data.train))
     limits = {"max_input_tokens": config.max_input_tokens, "max_target_tokens": config.max_target_tokens}
-    durable.write_json(work.directory / "skill.json", skill.model_dump(mode="json") | limits)
+    if team.writes:
+        durable.write_json(work.directory / "skill.json", skill.model_dump(mode="json") | limits)
     return finish(model, work, base, metrics, "skill.json")
 
 

@@ -13,12 +13,13 @@ import torch
 from gptcore.config import Training
 from gptcore.model.gpt import GPT, flops_per_token
 from gptcore.training.batches import Batch
-from gptcore.training.checkpoint import Checkpoints, Progress
+from gptcore.training.checkpoint import Progress
 from gptcore.training.device import peak_flops, torch_dtype
 from gptcore.training.gradient import gradient
 from gptcore.training.optimizer import build_optimizers
 from gptcore.training.saver import Saver
 from gptcore.training.schedule import rate_share
+from gptcore.training.team import team_of
 from gptcore.work import Work
 
 LOG_EVERY = 10
@@ -56,12 +57,14 @@ def train(model: GPT, job: Job, work: Work) -> dict[str, float]:
     """
     config, total = job.config, job.config.steps
     dtype = torch_dtype(config.dtype, model.device)
-    peak = peak_flops(model.device, dtype)
+    team = team_of(work)
+    peak = (peak_flops(model.device, dtype) or 0.0) * team.size
     optimizers = build_optimizers(model, config)
-    compiled: Callable[..., torch.Tensor] = torch.compile(model) if work.runtime.compile else model
-    saver = Saver(Checkpoints(work.directory / "checkpoints", job.fingerprint, work.say), work)
+    forward = team.forward(model)
+    compiled: Callable[..., torch.Tensor] = torch.compile(forward) if work.runtime.compile else forward
+    saver = Saver(team.checkpoints(work.directory / "checkpoints", job.fingerprint, work.say), work)
 
-    torch.manual_seed(config.seed)  # dropout; its state is in the checkpoint
+    torch.manual_seed(team.seed(config.seed))  # dropout; its state is in the checkpoint
     now = saver.checkpoints.restore(model, optimizers) or Progress(step=0, tokens=0, seconds=0.0, metrics_position=0)
     work.metrics.rewind(now.metrics_position)
     if now.step:
@@ -72,14 +75,14 @@ def train(model: GPT, job: Job, work: Work) -> dict[str, float]:
     with work.deferred_interrupts():
         while True:
             if now.step == total or (now.step and now.step % config.eval_every == 0):
-                scores = job.evaluate()
+                scores = team.evaluated(job.evaluate)
                 work.log({f"{job.name}/{name}": value for name, value in scores.items()}, now.step)
             if now.step == total:
                 break
             started = time.perf_counter()
             batch = job.next_batch(now.step)
             share = rate_share(now.step, config)
-            loss, norm = gradient(compiled, model, batch, config, dtype, work.runtime.micro_batch_tokens)
+            loss, norm = gradient(compiled, model, batch, config, dtype, work.runtime.micro_batch_tokens, team)
             _check_finite(loss, norm, now.step + 1, saver.checkpoints.latest())
             optimizers.step(share)
             seconds = now.seconds + time.perf_counter() - started

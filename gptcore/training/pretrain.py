@@ -18,7 +18,9 @@ from gptcore.training.batches import WindowBatches
 from gptcore.training.checkpoint import prune
 from gptcore.training.device import arithmetic, torch_dtype
 from gptcore.training.heldout import evaluate_text, held_out_windows
+from gptcore.training.launch import launch, several
 from gptcore.training.loop import Job, train
+from gptcore.training.team import team_of
 from gptcore.work import Outcome, Work
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -29,6 +31,9 @@ def pretrain(model: Model, config: Pretrain, work: Work) -> Outcome:
 
     ValueError when a split is too small, or the device is not there; see `train` for the rest.
     """
+    if several(config, work):
+        return launch("pretrain", {"model": model, "config": config}, config, "ddp", work)
+    team = team_of(work)
     directory = work.inputs["tokens"]
     index = json.loads((directory / "index.json").read_bytes())
     shards, validation = TokenShards.open(directory, "train"), TokenShards.open(directory, "validation")
@@ -37,7 +42,7 @@ def pretrain(model: Model, config: Pretrain, work: Work) -> Outcome:
     held_out = held_out_windows(validation, token_bytes, model.context, config.eval_tokens)
     with arithmetic(work.runtime) as device:
         dtype = torch_dtype(config.dtype, device)
-        gpt = build(GPTConfig.of(model, index["vocab_size"])).initialise(config.seed).to(device)
+        gpt = team.place(build(GPTConfig.of(model, index["vocab_size"])).initialise(config.seed), device)
         job = Job(
             name="pretrain",
             config=config,
@@ -51,7 +56,11 @@ def pretrain(model: Model, config: Pretrain, work: Work) -> Outcome:
 
 
 def finish(gpt: GPT, work: Work, tokenizer: Path, metrics: dict[str, float], *results: str) -> Outcome:
-    """Leave the model directory: weights, shape, tokenizer; of the checkpoints the last."""
+    """Leave the model directory: weights, shape, tokenizer; of the checkpoints the last. Collective."""
+    team = team_of(work)
+    gpt = team.whole(gpt)
+    if not team.writes:
+        return Outcome(results=(), metrics={})
     found = [name for name in TOKENIZER_FILES if (tokenizer / name).exists()]
     for name in found:
         durable.place(tokenizer / name, work.directory / name)
