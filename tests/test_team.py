@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
 import signal
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,19 +24,21 @@ from test_finetune import config as finetune_config
 from tiny_training import MODEL, close_workspaces, history, inputs, pretrain_config, workspace, write_tokens
 
 from gptcore.config import EXECUTION_OF_TRAINING, Preset, Runtime, Training
-from gptcore.model.gpt import IGNORED
+from gptcore.model.gpt import IGNORED, GPTConfig
+from gptcore.model.weights import load_model
 from gptcore.presets import ConfigError, load_preset
 from gptcore.stages import stages
 from gptcore.training.batches import Batch
-from gptcore.training.checkpoint_names import latest_step
+from gptcore.training.checkpoint_names import MARKER, latest_step
 from gptcore.training.finetune import finetune
+from gptcore.training.fitting import fitting
 from gptcore.training.launch import WorkerFailed
 from gptcore.training.pretrain import pretrain
 from gptcore.work import Interrupted, Work
 
 STILL = MODEL.model_copy(update={"dropout": 0.0})
 """Without dropout, whose masks differ from process to process."""
-STEPS = 300
+STEPS = 200
 """Of the runs that are killed: long enough to be hit while they train."""
 WITHIN_S = 20.0
 """In which processes whose launcher is gone must be gone too, on a busy machine."""
@@ -97,6 +104,189 @@ def test_two_processes_fine_tune_what_one_fine_tunes(tmp_path: Path) -> None:
 
     assert tuned("two", 2) == pytest.approx(tuned("one", 1), abs=1e-5)
     assert (tmp_path / "two/skill.json").read_bytes() == (tmp_path / "one/skill.json").read_bytes()
+
+
+# Models that are shared in other ways
+
+KINDS = {"gpt2": "adamw", "modern": "muon"}
+BROKEN_AT = 23
+
+
+def settings(family: str) -> dict[str, Any]:
+    return {
+        "model": {"family": family},
+        "config": {"steps": 50, "eval_every": 10, "eval_tokens": 128, "optimizer": KINDS[family]},
+    }
+
+
+def alone(root: Path, name: str, family: str, stop_at: int | None = None) -> None:
+    """The same in one process, to the end or to a step."""
+    work, given = workspace(root, name), settings(family)
+
+    def stop(done: float, *_: object, **__: object) -> None:
+        if stop_at is not None and done >= stop_at:
+            work._pending = signal.SIGTERM
+
+    work.on_progress = stop
+    with pytest.raises(Interrupted) if stop_at else nullcontext():
+        pretrain(STILL.model_copy(update=given["model"]), pretrain_config(**given["config"]), work)
+
+
+def run_by_two(root: Path, cases: list[dict[str, Any]], devices: int = 2) -> None:
+    script, arguments = Path(__file__).with_name("team_process.py"), [str(root), json.dumps(cases)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
+    surroundings = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    done = subprocess.run([*torchrun, str(script), *arguments], capture_output=True, text=True, env=surroundings)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of both, unbroken, broken off, and begun or ended by one process or by another team."""
+    root = tmp_path_factory.mktemp("shared")
+    inputs(root)
+    cases: list[dict[str, Any]] = []
+    for family in KINDS:
+        alone(root, f"one-{family}", family)
+        for parallel in ("fsdp", "tensor"):
+            case, name = {"parallel": parallel, **settings(family)}, f"{parallel}-{family}"
+            cases.append({**case, "name": name})
+            cases.append({**case, "name": f"from-{name}", "stop_at": BROKEN_AT})
+            alone(root, f"to-{name}", family, stop_at=BROKEN_AT)
+            cases.append({**case, "name": f"to-{name}", "micro_batch_tokens": 32})
+    fsdp, tensor = ({"parallel": parallel, **settings("modern")} for parallel in ("fsdp", "tensor"))
+    broken = {**fsdp, "name": "broken"}
+    cases += [{**broken, "stop_at": BROKEN_AT, "full_disk": [10, 20]}, broken]
+    cases += [{**fsdp, "name": "fsdp-to-tensor", "stop_at": BROKEN_AT}, {**tensor, "name": "fsdp-to-tensor"}]
+    run_by_two(root, cases)
+    return root
+
+
+def same_losses(found: Path, expected: Path) -> bool:
+    theirs = losses(expected)
+    return len(theirs) == 10 and losses(found) == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", KINDS)
+@pytest.mark.parametrize("parallel", ["fsdp", "tensor"])
+def test_a_shared_model_learns_what_one_process_learns(shared: Path, parallel: str, family: str) -> None:
+    assert same_losses(shared / f"{parallel}-{family}", shared / f"one-{family}")
+    ids = torch.randint(0, 64, (4, 32), generator=torch.Generator().manual_seed(0))
+    ours, theirs = (load_model(shared / name)(ids) for name in (f"{parallel}-{family}", f"one-{family}"))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", KINDS)
+@pytest.mark.parametrize("parallel", ["fsdp", "tensor"])
+def test_one_process_goes_on_where_two_stopped_and_two_where_one_did(shared: Path, parallel: str, family: str) -> None:
+    assert latest_step(shared / f"from-{parallel}-{family}/checkpoints") == BROKEN_AT
+    alone(shared, f"from-{parallel}-{family}", family)
+    for way in ("from", "to"):
+        assert same_losses(shared / f"{way}-{parallel}-{family}", shared / f"one-{family}")
+
+
+def test_a_shared_run_broken_off_ends_with_the_same_bytes(shared: Path) -> None:
+    """After a full disk of the second process, too, which stops the saves of both."""
+    broken, unbroken = shared / "broken", shared / "fsdp-modern"
+    assert (broken / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
+    assert history(broken) == history(unbroken)
+    refused, saved, resumed = (broken / "said").read_text().splitlines()
+    assert refused.startswith("no room for the checkpoint of step 14 (File too large)")
+    assert saved.startswith("checkpoint of step 21 saved")
+    assert resumed == f"resuming at step {BROKEN_AT} of 50"
+
+
+def test_another_kind_of_team_goes_on(shared: Path) -> None:
+    assert same_losses(shared / "fsdp-to-tensor", shared / "one-modern")
+
+
+def test_shards_are_safetensors_with_digests(shared: Path) -> None:
+    (directory,) = (shared / "fsdp-modern/checkpoints").iterdir()
+    shards = {f"shards/{path.name}" for path in (directory / "shards").iterdir()}
+    assert len(shards) == 2 and {Path(name).suffix for name in shards} == {".safetensors"}
+    assert shards < set(json.loads((directory / MARKER).read_text())["files"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "memory", "expected"),
+    [
+        (GPTConfig("gpt2", 12, 12, 768, 1024, 50257), 24e9, "ddp"),
+        (GPTConfig("gpt2", 48, 25, 1600, 1024, 50257), 24e9, "fsdp"),  # 1.5 B parameters: 25 GB
+        (GPTConfig("gpt2", 96, 96, 12288, 2048, 50257), 80e9, "fsdp"),  # GPT-3: a block's 1.8 B parameters pass
+        (GPTConfig("gpt2", 96, 96, 12288, 2048, 50257), 24e9, "tensor"),
+    ],
+)
+def test_auto_is_the_simplest_that_fits(shape: GPTConfig, memory: float, expected: str) -> None:
+    assert fitting(shape, memory) == expected
+
+
+def test_heads_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:
+    work = workspace(tmp_path)
+    with pytest.raises(ValueError, match="3 do not divide 2"):
+        pretrain(MODEL, pretrain_config(devices=3, parallel="tensor"), work)
+    work.runtime = Runtime(nodes=2, rendezvous="localhost:1")
+    with pytest.raises(ValueError, match=r"not runtime\.nodes 2"):
+        pretrain(MODEL, pretrain_config(devices=2, parallel="tensor"), work)
+
+
+@pytest.mark.soak
+def test_three_processes_broken_off_end_with_the_same_bytes(tmp_path: Path) -> None:
+    """Sums of three depend on their order, which must not depend on when the process began."""
+    inputs(tmp_path)
+    case = {"parallel": "ddp", "model": {"dropout": 0.1}, "config": {"steps": 50, "batch_tokens": 192}}
+    cases = [{**case, "name": "whole"}, {**case, "name": "broken", "stop_at": BROKEN_AT}, {**case, "name": "broken"}]
+    run_by_two(tmp_path, cases, devices=3)
+    whole, broken = (tmp_path / name / "model.safetensors" for name in ("whole", "broken"))
+    assert whole.read_bytes() == broken.read_bytes()
+
+
+# Several machines, played by this one
+
+
+def run_machine(root: Path, number: int, port: int, parallel: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    runtime = {"nodes": 2, "node_rank": number, "rendezvous": f"127.0.0.1:{port}"}
+    work, devices = workspace(root / f"home-{number}", **runtime), 2 if parallel == "fsdp" else 1
+    pretrain(STILL, pretrain_config(steps=50, eval_every=10, devices=devices, parallel=parallel), work)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_machines_learn_what_one_process_learns(tmp_path: Path, parallel: str) -> None:
+    """Each in a home of its own; one is killed, and both go on from the newest checkpoint that both have."""
+    one = workspace(tmp_path, "one")
+    pretrain(STILL, pretrain_config(steps=50, eval_every=10), one)
+    processes = multiprocessing.get_context("forkserver")
+    for number in range(2):
+        inputs(tmp_path / f"home-{number}")
+
+    def start() -> list[multiprocessing.process.BaseProcess]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        both = [processes.Process(target=run_machine, args=(tmp_path, n, port, parallel)) for n in range(2)]
+        for process in both:
+            process.start()
+        return both
+
+    both, homes = start(), [tmp_path / f"home-{number}/run" for number in range(2)]
+    while latest_step(homes[1] / "checkpoints") is None and both[1].is_alive():
+        time.sleep(0.01)
+    both[1].kill()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [1, -signal.SIGKILL]
+    assert_all_gone(tmp_path)
+    both = start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    for home in homes:
+        assert same_losses(home, one.directory)
+    assert len({(home / "model.safetensors").read_bytes() for home in homes}) == 1
+
+
+# The share of a process
 
 
 @pytest.mark.parametrize("of", [1, 2, 3, 4])

@@ -21,6 +21,8 @@ from gptcore.training.optimizer import Optimizers
 
 KEPT = 2
 """Recent checkpoints kept while a run lasts: should the newest be damaged, the other serves."""
+SHARDS = "shards"
+"""The folder of a checkpoint in which several processes keep model and optimizer, each its part."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,12 @@ class Checkpoints:
 
 
 def state_tensors(directory: Path) -> dict[str, dict[str, Tensor]]:
-    """The whole tensors of a checkpoint by `model`, `optimizer` and `random`."""
+    """The whole tensors of a checkpoint by `model`, `optimizer` and `random`, from one file each or from shards."""
     tensors = {path.stem: read_tensors(path) for path in directory.glob("*.safetensors")}
+    if (directory / SHARDS).is_dir():
+        from gptcore.training.shard_files import read_shards  # torch's checkpoint engine takes a second to import
+
+        tensors |= read_shards(directory / SHARDS)
     return tensors
 
 

@@ -11,12 +11,13 @@ import numpy as np
 
 from gptcore import durable
 from gptcore.config import Finetune, Skill
-from gptcore.model.weights import load_model
+from gptcore.model.weights import load_model, read_config
 from gptcore.text.documents import read_documents
 from gptcore.text.skills import encode_example, items, sample_items
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.training.batches import Example, ExampleBatches
 from gptcore.training.device import arithmetic, torch_dtype
+from gptcore.training.fitting import sharing
 from gptcore.training.heldout import evaluate_examples
 from gptcore.training.launch import launch, several
 from gptcore.training.loop import Job, train
@@ -33,10 +34,11 @@ def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
 
     The prompt is masked out of the loss. ValueError when there are no items, or they cannot fit the model's context.
     """
-    if several(config, work):
-        return launch("finetune", {"config": config, "skill": skill}, config, "ddp", work)
-    team = team_of(work)
     base = work.inputs["pretrain"]
+    if several(config, work):
+        shared = sharing(config, read_config(base / "config.json"), work)
+        return launch("finetune", {"config": config, "skill": skill}, config, shared, work)
+    team = team_of(work)
     tokenizer = TextTokenizer.load(base)
     with arithmetic(work.runtime) as device:
         model = team.place(load_model(base), device)

@@ -278,6 +278,7 @@ def _environment(runtime: dict[str, Any], work: Work) -> dict[str, str]:
     """This process's, with the code it runs itself and the threads of a worker."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(runtime["threads"])}
+    own["PYTHONFAULTHANDLER"] = "1"  # a crash leaves its place in the log
     if work.runtime.nodes == 1:
         own["GLOO_SOCKET_IFNAME"] = "lo"  # a host's name may lead nowhere
     return {**os.environ, **own}

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptcore.training.layout import laid_out, whole
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the odd polynomial that a turn of Newton and Schulz's iteration applies to every singular value: five turns bring
 any of 0.01 to 1 into 0.68 to 1.14 (Jordan et al. 2024)."""
@@ -48,7 +50,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         average: Tensor = state["momentum"]
         average.lerp_(grad, 1 - momentum)
-        return grad.lerp(average, momentum).view(self._pieces[parameter], -1, grad.shape[1])
+        return whole(grad.lerp(average, momentum)).reshape(self._pieces[parameter], -1, grad.shape[-1])
 
     def _update(self, found: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
         """Matrices of one shape, in one batch."""
@@ -57,7 +59,8 @@ class Muon(torch.optim.Optimizer):
         size = group["lr"] * max(1.0, rows / columns) ** 0.5
         begin = 0
         for parameter, direction in found:
-            parameter.sub_(updates[begin : begin + len(direction)].flatten(0, 1), alpha=size)
+            update = updates[begin : begin + len(direction)].flatten(0, 1)
+            parameter.sub_(laid_out(update, like=parameter), alpha=size)
             begin += len(direction)
 
 

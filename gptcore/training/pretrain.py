@@ -17,6 +17,7 @@ from gptcore.text.tokens import TokenShards
 from gptcore.training.batches import WindowBatches
 from gptcore.training.checkpoint import prune
 from gptcore.training.device import arithmetic, torch_dtype
+from gptcore.training.fitting import sharing
 from gptcore.training.heldout import evaluate_text, held_out_windows
 from gptcore.training.launch import launch, several
 from gptcore.training.loop import Job, train
@@ -31,18 +32,19 @@ def pretrain(model: Model, config: Pretrain, work: Work) -> Outcome:
 
     ValueError when a split is too small, or the device is not there; see `train` for the rest.
     """
-    if several(config, work):
-        return launch("pretrain", {"model": model, "config": config}, config, "ddp", work)
-    team = team_of(work)
     directory = work.inputs["tokens"]
     index = json.loads((directory / "index.json").read_bytes())
+    shape = GPTConfig.of(model, index["vocab_size"])
+    if several(config, work):
+        return launch("pretrain", {"model": model, "config": config}, config, sharing(config, shape, work), work)
+    team = team_of(work)
     shards, validation = TokenShards.open(directory, "train"), TokenShards.open(directory, "validation")
     token_bytes = np.load(directory / "token_bytes.npy", allow_pickle=False).astype(np.int64)
     batches = WindowBatches(shards, model.context, config.batch_tokens, config.seed)
     held_out = held_out_windows(validation, token_bytes, model.context, config.eval_tokens)
     with arithmetic(work.runtime) as device:
         dtype = torch_dtype(config.dtype, device)
-        gpt = team.place(build(GPTConfig.of(model, index["vocab_size"])).initialise(config.seed), device)
+        gpt = team.place(build(shape).initialise(config.seed), device)
         job = Job(
             name="pretrain",
             config=config,

@@ -31,6 +31,7 @@ class Processes(Team):
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.local_rank, self.local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        self.machine, self.machines = self.rank // self.local_size, self.size // self.local_size
         self.shares = self.size
         self.writes = self.local_rank == 0
 
@@ -54,12 +55,17 @@ class Processes(Team):
         return self.told_by_first(evaluate() if self.rank == 0 else {})
 
     def checkpoints(self, root: Path, fingerprint: Mapping[str, str], say: Callable[[str], None]) -> Checkpoints:
-        """Written on every machine by its first process. ValueError when processes disagree about the data."""
+        """Written on every machine by its first process."""
+        self.check_agreement(fingerprint)
+        return TeamCheckpoints(root, fingerprint, say, self)
+
+    def check_agreement(self, fingerprint: Mapping[str, str]) -> None:
+        """ValueError when the machines bring other data, or share the model in other ways. Collective."""
+        fingerprint = {**fingerprint, "model sharing (pretrain.parallel)": type(self).__name__}
         for theirs in self.gathered(dict(fingerprint)):
             other = sorted(name for name in theirs if theirs[name] != fingerprint[name])
             if other:
-                raise ValueError(f"the machines train on other {', '.join(other)}: give each the same preset and data")
-        return TeamCheckpoints(root, fingerprint, say, self)
+                raise ValueError(f"the machines differ in {', '.join(other)}: give each the same preset and data")
 
     def state(self, model: GPT, optimizers: Optimizers) -> dict[str, Mapping[str, Tensor]]:
         """The whole tensors of `model` and `optimizer`, where this process writes. Collective."""

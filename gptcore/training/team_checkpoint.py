@@ -71,7 +71,9 @@ class TeamCheckpoints(Checkpoints):
 
     def restore_own_random_state(self, states: Mapping[str, Tensor]) -> None:
         """Of as many processes as wrote; a process beyond them begins from its seed."""
-        restore_random_states({key.split(":")[0]: s for key, s in states.items() if _owner(key) == self.team.rank})
+        own = {key.split(":")[0]: state for key, state in states.items() if _owner(key) == self.team.rank}
+        if own:
+            restore_random_states(own)
 
     def _newest_of_all(self) -> int | None:
         """The newest step that every machine has, by the look of it."""

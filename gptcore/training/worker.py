@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -87,23 +87,16 @@ def _run(job: dict[str, Any], launcher: Launcher, signums: list[int], deliver: l
     runtime = Runtime.model_validate(job["runtime"])
     directory = Path(job["directory"])
     local_rank = int(os.environ["LOCAL_RANK"])
-    with _sole_writer(directory / "scratch" / "writer.lock") if local_rank == 0 else _nobody():
+    with _sole_writer(directory / "scratch" / "writer.lock") if local_rank == 0 else nullcontext():
         gpu = resolve_device(runtime) == "cuda"
         if gpu:
             torch.cuda.set_device(local_rank)
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=PATIENCE)
         team = team_like(job["parallel"])
-        tells = team.writes
-        work = Member(
-            directory,
-            {name: Path(path) for name, path in job["inputs"].items()},
-            runtime,
-            on_progress=lambda done, total, unit, **shown: launcher.tell(progress=[done, total, unit, shown]),
-            on_say=lambda line: launcher.tell(say=line),
-            team=team,
-        )
-        if not tells:
-            work.on_progress, work.on_say = _silent, _silent
+        work = Member(directory, {name: Path(path) for name, path in job["inputs"].items()}, runtime, team=team)
+        if team.writes:
+            work.on_progress = lambda done, total, unit, **shown: launcher.tell(progress=[done, total, unit, shown])
+            work.on_say = lambda line: launcher.tell(say=line)
         deliver[0] = work.receive
         for signum in signums:
             work.receive(signum)
@@ -133,15 +126,6 @@ def _sole_writer(path: Path) -> Iterator[None]:
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _nobody() -> Iterator[None]:
-    yield
-
-
-def _silent(*_: Any, **__: Any) -> None:
-    return None
 
 
 if __name__ == "__main__":
