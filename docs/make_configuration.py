@@ -26,9 +26,9 @@ YAML (`--set corpus.held_out='[networkx]'`). What the texts call None is `null` 
 page, a value of another type or a combination that cannot be is refused in one line with exit code 2, before anything
 is written.
 
-Everything except `runtime` is identity config: it defines the result and enters the stages' keys
-([stages.md](stages.md)). This page is made from the docstrings of [gptcore/config.py](../gptcore/config.py) by
-`python docs/make_configuration.py`; a test compares the two.
+Everything except `runtime`, and the few fields said to be execution, is identity config: it defines the result and
+enters the stages' keys ([stages.md](stages.md)). This page is made from the docstrings of
+[gptcore/config.py](../gptcore/config.py) by `python docs/make_configuration.py`; a test compares the two.
 """
 
 SOURCES: tuple[type[Part], ...] = (PythonDocs, HubDataset, Files, Url)

@@ -1,7 +1,7 @@
 """The schema of a preset: every knob, explained once under its field.
 
-Everything except `runtime` is identity config: it defines the result and enters stage keys. `runtime` is
-execution config: where and how fast the same result is computed; it never enters a key.
+Everything except `runtime` and `EXECUTION_OF_TRAINING` is identity config: it defines the result and enters stage keys.
+These are execution config: where and how fast the same result is computed; it never enters a key.
 """
 
 from __future__ import annotations
@@ -267,6 +267,12 @@ class Training(Part):
     """Whether the model left is that of the evaluation with the lowest val_loss; else that of the last update."""
     seed: NotNegative = 1
     """Seeds initial weights, batches and dropout."""
+    devices: Positive = 1
+    """Processes on this machine, one a GPU or a share of the CPU. Execution: it enters no key."""
+    parallel: Literal["auto", "ddp", "fsdp", "tensor"] = "auto"
+    """How several processes share the model. ddp: each holds all of it; fsdp: each holds a part of every matrix, and
+    the whole of a block only while it computes it; tensor: each computes a part of every block. auto is ddp, or fsdp
+    where weights, gradients and optimizer state do not fit a device, or tensor where a block does not. Execution."""
 
     @model_validator(mode="after")
     def _possible(self) -> Training:
@@ -277,6 +283,10 @@ class Training(Part):
                 f"most_skips {self.most_skips} can never be reached within spike_window {self.spike_window}"
             )
         return self
+
+
+EXECUTION_OF_TRAINING = frozenset({"devices", "parallel"})
+"""Fields of `Training` that, like `runtime`, change no more than the last bits of a result: they enter no key."""
 
 
 class Pretrain(Training):
@@ -371,7 +381,7 @@ class Runtime(Part):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU where torch can use one."""
     threads: Positive | None = None
-    """CPU threads of torch and tokenizers; None takes all cores."""
+    """CPU threads of torch and tokenizers in a process; None takes all cores, shared out among `devices`."""
     workers: Positive = 2
     """Processes of the data stages."""
     micro_batch_tokens: Positive | None = None
@@ -385,6 +395,20 @@ class Runtime(Part):
     """torch.compile the model."""
     batch_items: Positive = 64
     """Sequences in one benchmark batch."""
+    nodes: Positive = 1
+    """Machines that train together; each runs the same command, with its own `node_rank`."""
+    node_rank: NotNegative = 0
+    """Which of the machines this is, counted from 0."""
+    rendezvous: str | None = Field(default=None, pattern=r"^[^\s:]+:\d+$")
+    """host:port at which several machines meet: an address of machine 0 and a free port there."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Runtime:
+        if self.node_rank >= self.nodes:
+            raise ValueError(f"node_rank {self.node_rank} must be below nodes {self.nodes}, being counted from 0")
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError(f"nodes {self.nodes} need a rendezvous, host:port of machine 0")
+        return self
 
 
 class Skill(Part):
@@ -451,6 +475,13 @@ class Preset(Part):
             problems.append(
                 f"pretrain.batch_tokens {self.pretrain.batch_tokens} is no multiple of "
                 f"model.context {self.model.context}"
+            )
+        rows, shares = self.pretrain.batch_tokens // self.model.context, self.pretrain.devices * self.runtime.nodes
+        if self.pretrain.parallel != "tensor" and rows % shares:
+            problems.append(
+                f"pretrain.devices {self.pretrain.devices} on runtime.nodes {self.runtime.nodes} cannot share the "
+                f"{rows} rows of a batch (batch_tokens {self.pretrain.batch_tokens} / context {self.model.context}) "
+                "evenly"
             )
         for skill, tuning in self.finetune.items():
             longest = tuning.max_input_tokens + tuning.max_target_tokens

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from gptcore.config import DIAL_FIELDS, SPECIAL_TOKENS, Finetune, Preset
+from gptcore.config import DIAL_FIELDS, EXECUTION_OF_TRAINING, SPECIAL_TOKENS, Finetune, Preset
 from gptcore.durable import sha256_json
 from gptcore.hardware import library_version, resolve_device, resolve_dtype
 from gptcore.presets import load_skill
@@ -80,7 +80,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
             "report",
             1,
             tuple(stage.name for stage in every),
-            lambda p: p.model_dump(mode="json", exclude={"runtime"}),
+            _report,
             ("matplotlib",),
             ("evaluation",),
         )
@@ -137,7 +137,8 @@ def _tokenizer(preset: Preset) -> dict[str, Any]:
 
 
 def _training(preset: Preset, part: Any) -> dict[str, Any]:
-    return {**_dump(part), "dtype": resolve_dtype(part.dtype, resolve_device(preset.runtime))}
+    values = {name: value for name, value in _dump(part).items() if name not in EXECUTION_OF_TRAINING}
+    return {**values, "dtype": resolve_dtype(part.dtype, resolve_device(preset.runtime))}
 
 
 def _pretrain(preset: Preset) -> dict[str, Any]:
@@ -147,6 +148,14 @@ def _pretrain(preset: Preset) -> dict[str, Any]:
 
 def _finetune(skill: str) -> Identity:
     return lambda preset: {"skill": _dump(load_skill(skill)), **_training(preset, preset.finetune[skill])}
+
+
+def _report(preset: Preset) -> dict[str, Any]:
+    values: dict[str, Any] = preset.model_dump(mode="json", exclude={"runtime"})
+    for part in (values["pretrain"], *values["finetune"].values()):
+        for name in EXECUTION_OF_TRAINING:
+            del part[name]
+    return values
 
 
 def _tuners(tuning: Finetune) -> tuple[str, ...]:

@@ -157,6 +157,11 @@ class Work:
             self._deferring = False
 
     @property
+    def pending(self) -> int | None:
+        """The signal that waits to be honoured."""
+        return self._pending
+
+    @property
     def interrupted(self) -> bool:
         """Whether a signal waits to be honoured."""
         return self._pending is not None

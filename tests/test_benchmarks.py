@@ -50,3 +50,19 @@ def test_memory_of_every_data_stage(tmp_path: Path) -> None:
     assert all(peak >= found["idle_mb"] for peaks in found["peak_mb"].values() for peak in peaks.values())
     assert 0.3 <= found["text_mb"]["1x"] < 0.4 and 3 <= found["text_mb"]["10x"] < 4
     assert found["growth_ok"] is True and found["within_limit"] is True
+
+
+def test_weak_scaling_of_two_processes(tmp_path: Path) -> None:
+    small = ["--layers", "1", "--width", "64", "--context", "32", "--rows", "2", "--steps", "30", "--rounds", "1"]
+    done = subprocess.run(
+        [sys.executable, FOLDER / "scaling.py", *small],
+        env=environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    one, two = (found["tokens_per_second"][devices][0] for devices in ("1", "2"))
+    assert found["efficiency"] == found["efficiency_by_round"][0] == pytest.approx(two / one / 2, abs=2e-3)
+    assert 0 < found["efficiency"] < 1.5

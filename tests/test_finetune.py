@@ -46,16 +46,19 @@ def write_corpus(root: Path, **counts: int) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def write_base(root):
     """A finished `pretrain` stage, of random weights, with a trained tokenizer; and its corpus."""
-    root = tmp_path_factory.mktemp("base")
     corpus = write_corpus(root / "corpus", train=120, validation=20, test=5)
     work = Work(root / "pretrain", {"corpus": corpus}, Runtime(threads=1))
     train_tokenizer(Tokenizer(vocab_size=VOCABULARY), work)
     work.metrics.close()
     save_model(build(GPTConfig("gpt2", 2, 2, 32, 160, VOCABULARY)).initialise(1), root / "pretrain")
     return root
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_base(tmp_path_factory.mktemp("base"))
 
 
 def config(**changes):

@@ -20,22 +20,22 @@ class Attention(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
+        self.layer, self.head_width, self.dropout = layer, config.n_embd // config.n_head, config.dropout
         bias = config.bias is not False
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=bias)
 
     def forward(self, x: Tensor, attend: Attend | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        rows, length, width = x.shape
-        heads = self.c_attn(x).view(rows, length, 3, self.n_head, width // self.n_head)
+        rows, length, _ = x.shape
+        heads = self.c_attn(x).view(rows, length, 3, -1, self.head_width)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
         if attend is None:
             p = self.dropout if self.training else 0.0
             y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
         else:
             y = attend(self.layer, q, k, v)
-        out: Tensor = self.c_proj(y.transpose(1, 2).reshape(rows, length, width))
+        out: Tensor = self.c_proj(y.transpose(1, 2).flatten(2))
         return out
 
 

@@ -44,24 +44,23 @@ class Attention(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
-        width = config.n_embd // config.n_head
+        self.layer, self.head_width, self.dropout = layer, config.n_embd // config.n_head, config.dropout
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
-        self.q_norm = RMSNorm(width)
-        self.k_norm = RMSNorm(width)
+        self.q_norm = RMSNorm(self.head_width)
+        self.k_norm = RMSNorm(self.head_width)
         self.out = nn.Linear(config.n_embd, config.n_embd, bias=False)
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], attend: Attend | None) -> Tensor:
         """(B, T, C) -> (B, T, C). turn: cosines and sines of the positions, (T, D) or (B, 1, T, D)."""
-        rows, length, width = x.shape
-        q, k, v = self.qkv(x).view(rows, length, 3, self.n_head, width // self.n_head).permute(2, 0, 3, 1, 4)
+        rows, length, _ = x.shape
+        q, k, v = self.qkv(x).view(rows, length, 3, -1, self.head_width).permute(2, 0, 3, 1, 4)
         q, k = rotated(self.q_norm(q), turn), rotated(self.k_norm(k), turn)  # (B, H, T, D)
         if attend is None:
             p = self.dropout if self.training else 0.0
             y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
         else:
             y = attend(self.layer, q, k, v)
-        out: Tensor = self.out(y.transpose(1, 2).reshape(rows, length, width))
+        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out
 
 
@@ -96,7 +95,7 @@ class Block(nn.Module):
         dropping = self.training and self.dropout.p > 0
         if attend is None and turn[0].dim() == 2 and not dropping and cpu.helps(x, a.qkv, a.out, m.gate_up, m.down):
             parts = (self.norm_1, a.qkv, a.q_norm, a.k_norm, a.out, self.norm_2, m.gate_up, m.down)
-            out: Tensor = cpu.ModernBlock.apply(x, a.n_head, turn, *(p.weight for p in parts))  # type: ignore[no-untyped-call]
+            out: Tensor = cpu.ModernBlock.apply(x, x.shape[2] // a.head_width, turn, *(p.weight for p in parts))  # type: ignore[no-untyped-call]
             return out
         x = x + self.dropout(a(self.norm_1(x), turn, attend))
         x = x + self.dropout(m(self.norm_2(x)))

@@ -54,6 +54,24 @@ class Batch:
             positions = None if self.positions is None else self.positions[part]
             yield self.inputs[part], self.targets[part], weights, positions
 
+    def share(self, number: int, of: int) -> Batch:
+        """The rows of one of so many equal parts; empty rows, which count nothing, fill up what is missing.
+
+        `tokens` stays that of the whole.
+        """
+        rows = -(-len(self.inputs) // of)
+
+        def cut(tensor: Tensor, filling: Tensor) -> Tensor:
+            """filling: an empty row (T,), or what every place of it holds."""
+            part = tensor[number * rows : (number + 1) * rows]
+            return torch.cat([part, filling.to(tensor.dtype).expand(rows - len(part), tensor.shape[1])])
+
+        nothing, places = torch.tensor(0), torch.arange(self.inputs.shape[1])
+        weights = None if self.weights is None else cut(self.weights, nothing)
+        positions = None if self.positions is None else cut(self.positions, places)
+        targets = cut(self.targets, torch.tensor(IGNORED))
+        return Batch(cut(self.inputs, nothing), targets, self.tokens, weights, positions)
+
 
 def key_of(*parts: int | str) -> int:
     """A 64-bit key out of seeds, epochs and names."""

@@ -22,6 +22,8 @@ from gptcore.training.optimizer import Optimizers
 
 KEPT = 2
 """Recent checkpoints kept while a run lasts: should the newest be damaged, the other serves."""
+SHARDS = "shards"
+"""The folder of a checkpoint in which several processes keep model and optimizer, each its part."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Progress:
 
 
 def random_states() -> dict[str, Tensor]:
-    """What the next random numbers depend on."""
+    """Of this process's generators, by the device."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -84,31 +86,37 @@ class Checkpoints:
         milestone: bool = False,
         needed: Collection[int] = (),
     ) -> None:
-        """Commit the state after an update; OSError when the disk is full, and then nothing has changed.
+        """Commit the state after an update; OSError when the disk is full, and then nothing has changed."""
+        tensors = {"model": model.state_dict(), "optimizer": optimizers.tensors(model), "random": random_states()}
+        self.commit(progress, {**tensors, **equal_everywhere(progress, guard)}, {}, milestone, needed)
+
+    def commit(
+        self,
+        progress: Progress,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        written: Mapping[str, dict[str, Any]],
+        milestone: bool = False,
+        needed: Collection[int] = (),
+    ) -> None:
+        """Make these files a checkpoint; `written` stand in `aside` already, as the marker is to describe them.
 
         1. Write aside, synced, digests taken on the way. 2. The marker. 3. Rename. 4. Remove the oldest, but for
         milestones and the steps that are `needed`.
         """
-        target = directory_of(self.root, progress.step)
-        aside = self.root / f".{target.name}.part"
+        target, aside = directory_of(self.root, progress.step), self.aside(progress)
         known = {name: value for name, value in vars(progress).items() if name != "best"}
         state = {**known, "fingerprint": self.fingerprint, "torch": torch.__version__}
         parts: dict[str, Mapping[str, Tensor] | bytes] = {
-            "model.safetensors": model.state_dict(),
-            "optimizer.safetensors": optimizers.tensors(model),
-            "random.safetensors": random_states(),
-            **({"guard.safetensors": guard.tensors()} if guard else {}),
+            **{f"{name}.safetensors": part for name, part in tensors.items()},
             "state.json": durable.canonical_json(state),
         }
-        if progress.best:
-            parts["best.safetensors"] = progress.best
         try:
-            aside.mkdir()
-            files = {name: _write_part(aside / name, part) for name, part in parts.items()}
+            aside.mkdir(exist_ok=bool(written))
+            files = {**written, **{name: _write_part(aside / name, part) for name, part in parts.items()}}
             durable.write_json(aside / MARKER, {"files": files, "milestone": milestone})
             durable.sync_directory(aside)
             if target.exists():
-                _remove(target)
+                remove(target)
             aside.rename(target)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
@@ -116,34 +124,48 @@ class Checkpoints:
         durable.sync_directory(self.root)
         prune(self.root, KEPT, needed)
 
+    def aside(self, progress: Progress) -> Path:
+        """Where a checkpoint grows until it is whole."""
+        return self.root / f".{directory_of(self.root, progress.step).name}.part"
+
     def restore(self, model: GPT, optimizers: Optimizers, guard: Guard | None = None) -> Progress | None:
         """Load the newest checkpoint whose digests hold; None when there is none.
 
         Damaged ones are removed, and said. ValueError when it belongs to other data.
         """
         for directory in committed(self.root):
-            problem = damage(directory) or _wrong_digest(directory)
-            if problem:
-                self.say(f"checkpoint {directory.name} is damaged ({problem}); the one before it is used")
-                _remove(directory)
-                continue
-            state: dict[str, Any] = json.loads((directory / "state.json").read_bytes())
-            found = state["fingerprint"]
-            other = sorted(k for k in found.keys() | self.fingerprint if found.get(k) != self.fingerprint.get(k))
-            if other:
-                raise ValueError(
-                    f"checkpoint {directory} was made with other {', '.join(other)} than this run's; "
-                    f"remove {self.root} to start over"
-                )
-            model.load_state_dict(read_tensors(directory / "model.safetensors"))
-            optimizers.restore(model, read_tensors(directory / "optimizer.safetensors"))
-            restore_random_states(read_tensors(directory / "random.safetensors"))
-            if guard:
-                guard.restore(read_tensors(directory / "guard.safetensors"))
-            best = directory / "best.safetensors"
-            known = {part.name: state[part.name] for part in fields(Progress) if part.name != "best"}
-            return Progress(**known, best=read_tensors(best) if best.exists() else {})
+            if self.holds(directory):
+                progress = self.progress(directory)
+                tensors = state_tensors(directory)
+                model.load_state_dict(tensors["model"])
+                optimizers.restore(model, tensors["optimizer"])
+                restore_random_states(tensors["random"])
+                if guard:
+                    guard.restore(tensors["guard"])
+                return progress
         return None
+
+    def holds(self, directory: Path) -> bool:
+        """Whether a checkpoint's digests hold; where not, it is removed, and said."""
+        problem = damage(directory) or _wrong_digest(directory)
+        if problem:
+            self.say(f"checkpoint {directory.name} is damaged ({problem}); the one before it is used")
+            remove(directory)
+        return problem is None
+
+    def progress(self, directory: Path) -> Progress:
+        """Where a checkpoint stands; ValueError when it belongs to other data."""
+        state: dict[str, Any] = json.loads((directory / "state.json").read_bytes())
+        found = state["fingerprint"]
+        other = sorted(k for k in found.keys() | self.fingerprint if found.get(k) != self.fingerprint.get(k))
+        if other:
+            raise ValueError(
+                f"checkpoint {directory} was made with other {', '.join(other)} than this run's; "
+                f"remove {self.root} to start over"
+            )
+        best = directory / "best.safetensors"
+        known = {part.name: state[part.name] for part in fields(Progress) if part.name != "best"}
+        return Progress(**known, best=read_tensors(best) if best.exists() else {})
 
     def steps(self) -> list[int]:
         """Of every checkpoint, the newest first."""
@@ -153,18 +175,33 @@ class Checkpoints:
         """Remove what is newer, the newest first: a kill in between leaves a run that comes to the same place again."""
         for directory in committed(self.root):
             if step_of(directory) > step:
-                _remove(directory)
+                remove(directory)
 
     def latest(self) -> Path | None:
         """The newest checkpoint."""
         return next(iter(committed(self.root)), None)
 
 
+def equal_everywhere(progress: Progress, guard: Guard | None) -> dict[str, Mapping[str, Tensor]]:
+    """The tensors of a checkpoint that every process of a team has: `guard`, and `best` where there is one."""
+    return {**({"guard": guard.tensors()} if guard else {}), **({"best": progress.best} if progress.best else {})}
+
+
+def state_tensors(directory: Path) -> dict[str, dict[str, Tensor]]:
+    """The whole tensors of a checkpoint, from one file each or from shards: `model`, `optimizer`, `random`, `guard`."""
+    tensors = {path.stem: read_tensors(path) for path in directory.glob("*.safetensors") if path.stem != "best"}
+    if (directory / SHARDS).is_dir():
+        from gptcore.training.shard_files import read_shards  # torch's checkpoint engine takes a second to import
+
+        tensors |= read_shards(directory / SHARDS)
+    return tensors
+
+
 def prune(root: Path, kept: int, needed: Collection[int] = ()) -> None:
     """Remove all checkpoints but the newest, the milestones and the steps that are needed."""
     for directory in committed(root)[kept:]:
         if step_of(directory) not in needed and not is_milestone(directory):
-            _remove(directory)
+            remove(directory)
 
 
 def _write_part(path: Path, part: Mapping[str, Tensor] | bytes) -> dict[str, Any]:
@@ -186,7 +223,7 @@ def _wrong_digest(directory: Path) -> str | None:
     return next((f"digest of {n}" for n, f in files.items() if durable.sha256_file(directory / n) != f["sha256"]), None)
 
 
-def _remove(directory: Path) -> None:
+def remove(directory: Path) -> None:
     """Marker first, so that a kill halfway leaves no checkpoint that looks whole."""
     (directory / MARKER).unlink(missing_ok=True)
     shutil.rmtree(directory)

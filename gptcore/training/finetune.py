@@ -12,17 +12,20 @@ import numpy as np
 
 from gptcore import durable
 from gptcore.config import Finetune, Skill
-from gptcore.model.weights import load_model
+from gptcore.model.weights import load_model, read_config
 from gptcore.text.documents import read_documents
 from gptcore.text.skills import encode_example, items, sample_items
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.training.batches import Batch, Example, ExampleBatches
 from gptcore.training.device import arithmetic, torch_dtype
+from gptcore.training.fitting import sharing
 from gptcore.training.heldout import evaluate_examples
+from gptcore.training.launch import launch, several
 from gptcore.training.loop import Job, train
 from gptcore.training.lora import ADAPTER_FILES, Adapter
 from gptcore.training.packing import PackedBatches
 from gptcore.training.pretrain import finish
+from gptcore.training.team import team_of
 from gptcore.work import Outcome, Work
 
 HELD_OUT_SHARE = 0.02
@@ -36,6 +39,15 @@ def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
     ValueError when there are no items, they cannot fit the model's context, or LoRA's targets are none of its matrices.
     """
     base = work.inputs["pretrain"]
+    if several(config, work):
+        shared = sharing(config, read_config(base / "config.json"), work)
+        if config.method == "lora" and shared != "ddp":
+            raise ValueError(
+                f"finetune.{skill.name}: method lora with parallel {shared}: an adapter's factors are not shared out; "
+                "take parallel ddp, or method full"
+            )
+        return launch("finetune", {"config": config, "skill": skill}, config, shared, work)
+    team = team_of(work)
     tokenizer = TextTokenizer.load(base)
     with arithmetic(work.runtime) as device:
         model = load_model(base)
@@ -47,7 +59,7 @@ def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
             )
         data = examples(config, skill, tokenizer, work)
         adapter = Adapter(model, config) if config.method == "lora" else None
-        model.to(device)
+        team.place(model, device)
         dtype = torch_dtype(config.dtype, device)
         job = Job(
             name=f"finetune-{skill.name}",
@@ -58,11 +70,13 @@ def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
         )
         metrics = train(model, job, work)
     if adapter:
-        adapter.save(work.directory)
+        if team.writes:
+            adapter.save(work.directory)
         adapter.merge()
     metrics[f"{job.name}/items"] = float(len(data.train))
     limits = {"max_input_tokens": config.max_input_tokens, "max_target_tokens": config.max_target_tokens}
-    durable.write_json(work.directory / "skill.json", skill.model_dump(mode="json") | limits)
+    if team.writes:
+        durable.write_json(work.directory / "skill.json", skill.model_dump(mode="json") | limits)
     return finish(model, work, base, metrics, "skill.json", *(ADAPTER_FILES if adapter else ()))
 
 

@@ -13,6 +13,7 @@ from gptcore.model.loss import IGNORED
 from gptcore.model.packed import PackedAttention
 from gptcore.training.batches import Batch
 from gptcore.training.device import autocast
+from gptcore.training.team import ALONE, Team
 
 GPU_PASS_TOKENS = 32_768
 CPU_PASS_NUMBERS = 1_500_000
@@ -34,26 +35,31 @@ def gradient(
     config: Training,
     dtype: torch.dtype,
     micro_batch_tokens: int | None,
+    team: Team = ALONE,
 ) -> tuple[Tensor, Tensor]:
     """Leave the clipped gradient of the batch's mean loss in the parameters; returns that loss and the norm before.
 
-    Micro-batches add up sums over the whole batch's count, so their size changes nothing but rounding. Both scalars
-    stay on the device, which nobody waits for here.
+    Micro-batches add up sums over the whole batch's count, so their size changes nothing but rounding. So do the
+    shares of a team, whose gradients are averaged: each counts as often as there are shares. Both scalars stay on the
+    device, which nobody waits for here.
     """
     device, whole = model.device, batch.weight
     loss = torch.zeros((), device=device)
-    for inputs, targets, weights, positions in batch.split(pass_tokens(micro_batch_tokens, model)):
-        with autocast(device, dtype):
-            if weights is None:
-                part = compiled(inputs.to(device), targets.to(device)) / whole
-            else:  # fine-tuning counts one token in twenty: the head need not see the others
-                places = (targets.flatten() != IGNORED).nonzero()[:, 0]
-                shares = weights.flatten()[places].to(device)
-                apart = _apart(positions, model)
-                part = compiled(inputs.to(device), targets.to(device), places.to(device), shares, "sum", *apart) / whole
-        part.backward()  # type: ignore[no-untyped-call]
+    parts = list(team.share(batch).split(pass_tokens(micro_batch_tokens, model)))
+    for number, (inputs, targets, weights, positions) in enumerate(parts, start=1):
+        with team.exchanging(last=number == len(parts)):
+            with autocast(device, dtype):
+                if weights is None:
+                    part = compiled(inputs.to(device), targets.to(device)) / whole
+                else:  # fine-tuning counts one token in twenty: the head need not see the others
+                    places = (targets.flatten() != IGNORED).nonzero()[:, 0]
+                    factors = weights.flatten()[places].to(device)
+                    counted = (targets.to(device), places.to(device), factors, "sum", *_apart(positions, model))
+                    part = compiled(inputs.to(device), *counted) / whole
+            (part * team.shares).backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
-    return loss, torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+    norm = team.clip(model, config.grad_clip)
+    return team.total(loss), norm
 
 
 def _apart(positions: Tensor | None, model: GPT) -> tuple[Tensor, PackedAttention] | tuple[None, None]:

@@ -23,7 +23,7 @@ def _losses(model: GPT, batches: list[Batch], dtype: torch.dtype) -> tuple[Tenso
     losses, targets = [], []
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), autocast(model.device, dtype):
+    with torch.no_grad(), autocast(model.device, dtype):
         for batch in batches:
             places = (batch.targets.flatten() != IGNORED).nonzero()[:, 0]
             wanted = batch.targets.to(model.device)

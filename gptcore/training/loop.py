@@ -12,7 +12,7 @@ import torch
 from gptcore.config import Training
 from gptcore.model.gpt import GPT, flops_per_token
 from gptcore.training.batches import Batch
-from gptcore.training.checkpoint import Checkpoints, Progress
+from gptcore.training.checkpoint import Progress
 from gptcore.training.device import peak_flops, torch_dtype
 from gptcore.training.guard import Guard
 from gptcore.training.memory import Passes
@@ -20,6 +20,7 @@ from gptcore.training.optimizer import build_optimizers
 from gptcore.training.rollback import go_back
 from gptcore.training.saver import Saver
 from gptcore.training.schedule import rate_share
+from gptcore.training.team import team_of
 from gptcore.training.watch import GapLimits, Watch
 from gptcore.work import Work
 
@@ -60,14 +61,16 @@ def train(model: GPT, job: Job, work: Work) -> dict[str, float]:
     """
     config, total = job.config, job.config.steps
     dtype = torch_dtype(config.dtype, model.device)
-    peak = peak_flops(model.device, dtype)
+    team = team_of(work)
+    peak = (peak_flops(model.device, dtype) or 0.0) * team.size
     optimizers = build_optimizers(model, config)
-    compiled: Callable[..., torch.Tensor] = torch.compile(model) if work.runtime.compile else model
+    forward = team.forward(model)
+    compiled: Callable[..., torch.Tensor] = torch.compile(forward) if work.runtime.compile else forward
     guard = Guard(config, model.device)
-    passes = Passes(job.name, work.runtime.micro_batch_tokens, work)
-    saver = Saver(Checkpoints(work.directory / "checkpoints", job.fingerprint, work.say), work)
+    passes = Passes(job.name, work.runtime.micro_batch_tokens, work, team)
+    saver = Saver(team.checkpoints(work.directory / "checkpoints", job.fingerprint, work.say), work)
 
-    torch.manual_seed(config.seed)  # dropout; its state is in the checkpoint
+    torch.manual_seed(team.seed(config.seed))  # dropout; its state is in the checkpoint
     begin = Progress(step=0, tokens=0, seconds=0.0, metrics_position=0)
     now = saver.checkpoints.restore(model, optimizers, guard) or begin
     passes.begin_with(now.micro_batch_tokens)
@@ -81,7 +84,7 @@ def train(model: GPT, job: Job, work: Work) -> dict[str, float]:
     with work.deferred_interrupts():
         while True:
             if now.step == total or (now.step and now.step % config.eval_every == 0):
-                scores = watch.judge(job.evaluate(), now.step, model)
+                scores = watch.judge(team.evaluated(job.evaluate), now.step, model)
                 work.log({f"{job.name}/{name}": value for name, value in scores.items()}, now.step)
             if watch.stop:
                 work.say(f"stopped at step {now.step} of {total}: {watch.stop}")

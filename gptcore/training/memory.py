@@ -12,6 +12,7 @@ from gptcore.model.gpt import GPT
 from gptcore.training.batches import Batch
 from gptcore.training.checkpoint import random_states, restore_random_states
 from gptcore.training.gradient import gradient, pass_tokens
+from gptcore.training.team import ALONE, Team
 from gptcore.work import Work
 
 SAID = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
@@ -19,7 +20,7 @@ SAID = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
 
 
 class TooLarge(RuntimeError):
-    """Not even one sequence at a time fits the memory."""
+    """Not even one sequence at a time fits the memory, or a process of several ran out of it."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -31,8 +32,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 class Passes:
     """Gradients in passes that fit. Micro-batches add up, so that the mathematics of an update stays what it was."""
 
-    def __init__(self, name: str, tokens: int | None, work: Work) -> None:
-        self.name, self.tokens, self._work = name, tokens, work
+    def __init__(self, name: str, tokens: int | None, work: Work, team: Team = ALONE) -> None:
+        self.name, self.tokens, self._work, self._team = name, tokens, work, team
         self.found: int | None = None
         """Tokens in a pass, once it was halved."""
 
@@ -50,20 +51,33 @@ class Passes:
         dtype: torch.dtype,
         step: int,
     ) -> tuple[Tensor, Tensor]:
-        """As `gptcore.training.gradient.gradient`; TooLarge when a single sequence does not fit."""
+        """As `gptcore.training.gradient.gradient`; TooLarge when a single sequence does not fit.
+
+        Where several train, none can try again alone, and what does not fit is TooLarge at once.
+        """
         while True:
             states = random_states()
             try:
-                return gradient(compiled, model, batch, config, dtype, self.tokens)
+                return gradient(compiled, model, batch, config, dtype, self.tokens, self._team)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                if self._team.size > 1:  # the others are in the middle of this update, and wait for this process
+                    raise TooLarge(self._alone(model, batch)) from error
             # Out here the failed pass holds nothing any more.
             model.zero_grad(set_to_none=True)
             restore_random_states(states)  # dropout
             if model.device.type == "cuda":
                 torch.cuda.empty_cache()
             self._halve(model, batch, step)
+
+    def _alone(self, model: GPT, batch: Batch) -> str:
+        share = self._team.share(batch)
+        tokens = share.rows(pass_tokens(self.tokens, model)) * share.inputs.shape[1]
+        return (
+            f"out of memory in process {self._team.rank} with {tokens} tokens in a pass; several processes cannot try "
+            f"an update again: set runtime.micro_batch_tokens below {tokens}, or take more devices or a smaller model"
+        )
 
     def _halve(self, model: GPT, batch: Batch, step: int) -> None:
         length = batch.inputs.shape[1]

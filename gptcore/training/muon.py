@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptcore.training.layout import laid_out, whole
+
 POLYNOMIALS = (
     (8.3837, -24.7659, 18.3571),
     (4.0434, -3.0114, 0.5695),
@@ -66,7 +68,7 @@ class Muon(torch.optim.Optimizer):
         if self.found_inf is not None:  # no product: nan times nothing is nan
             grad = torch.where(self.found_inf > 0, average, grad)
         average.lerp_(grad, 1 - momentum)
-        return grad.lerp(average, momentum).view(self._pieces[parameter], -1, grad.shape[1])
+        return whole(grad.lerp(average, momentum)).reshape(self._pieces[parameter], -1, grad.shape[-1])
 
     def _update(self, found: list[tuple[Tensor, Tensor, float]], group: dict[str, Any]) -> None:
         """Parameters whose matrices, laid wide, have one shape, with these and the size of an update: in one batch."""
@@ -78,7 +80,7 @@ class Muon(torch.optim.Optimizer):
         ):
             if wide.shape[2] != parameter.shape[1]:
                 update = update.transpose(1, 2)
-            parameter.sub_(update.reshape(parameter.shape), alpha=group["lr"] * size)
+            parameter.sub_(laid_out(update.reshape(parameter.shape), like=parameter), alpha=group["lr"] * size)
 
 
 def orthogonal(x: Tensor, turns: int = 5) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from gptcore.config import Training
 from gptcore.model.gpt import GPT
@@ -65,12 +66,16 @@ def build_optimizers(model: GPT, config: Training) -> Optimizers:
     whole = all(p.requires_grad for p in model.parameters())
     stacks = model.stacks if config.optimizer == "muon" and whole else {}
     rest = [p for name, p in trained.items() if name not in stacks]
-    groups = [
-        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
-    ]
     betas = (config.beta1, config.beta2)
-    parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)]
+    parts: list[torch.optim.Optimizer] = []
+    for distributed in (False, True):  # the fused update takes one kind at a time
+        kind = [p for p in rest if isinstance(p, DTensor) == distributed]
+        if kind:
+            groups = [
+                {"params": [p for p in kind if p.dim() >= 2], "weight_decay": config.weight_decay},
+                {"params": [p for p in kind if p.dim() < 2], "weight_decay": 0.0},
+            ]
+            parts.append(torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True))
     if stacks:
         matrices = [(p, stacks[name]) for name, p in model.named_parameters() if name in stacks]
         parts.append(Muon(matrices, config.matrix_learning_rate, config.matrix_momentum, config.matrix_turns))

@@ -17,8 +17,11 @@ from gptcore.text.tokens import TokenShards
 from gptcore.training.batches import WindowBatches
 from gptcore.training.checkpoint import prune
 from gptcore.training.device import arithmetic, torch_dtype
+from gptcore.training.fitting import sharing
 from gptcore.training.heldout import evaluate_text, held_out_windows
+from gptcore.training.launch import launch, several
 from gptcore.training.loop import Job, train
+from gptcore.training.team import team_of
 from gptcore.training.watch import GapLimits
 from gptcore.work import Outcome, Work
 
@@ -32,13 +35,17 @@ def pretrain(model: Model, config: Pretrain, work: Work) -> Outcome:
     """
     directory = work.inputs["tokens"]
     index = json.loads((directory / "index.json").read_bytes())
+    shape = GPTConfig.of(model, index["vocab_size"])
+    if several(config, work):
+        return launch("pretrain", {"model": model, "config": config}, config, sharing(config, shape, work), work)
+    team = team_of(work)
     shards, validation = TokenShards.open(directory, "train"), TokenShards.open(directory, "validation")
     token_bytes = np.load(directory / "token_bytes.npy", allow_pickle=False).astype(np.int64)
     batches = WindowBatches(shards, model.context, config.batch_tokens, config.seed)
     held_out = held_out_windows(validation, token_bytes, model.context, config.eval_tokens)
     with arithmetic(work.runtime) as device:
         dtype = torch_dtype(config.dtype, device)
-        gpt = build(GPTConfig.of(model, index["vocab_size"])).initialise(config.seed).to(device)
+        gpt = team.place(build(shape).initialise(config.seed), device)
         job = Job(
             name="pretrain",
             config=config,
@@ -53,7 +60,11 @@ def pretrain(model: Model, config: Pretrain, work: Work) -> Outcome:
 
 
 def finish(gpt: GPT, work: Work, tokenizer: Path, metrics: dict[str, float], *results: str) -> Outcome:
-    """Leave the model directory: weights, shape, tokenizer; of the checkpoints the last."""
+    """Leave the model directory: weights, shape, tokenizer; of the checkpoints the last. Collective."""
+    team = team_of(work)
+    gpt = team.whole(gpt)
+    if not team.writes:
+        return Outcome(results=(), metrics={})
     found = [name for name in TOKENIZER_FILES if (tokenizer / name).exists()]
     for name in found:
         durable.place(tokenizer / name, work.directory / name)

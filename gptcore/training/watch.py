@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gptcore.config import Training
 from gptcore.model.gpt import GPT
+from gptcore.training.shared import copied, restore_weights
 
 GAP_WINDOW = 50
 """Updates whose mean loss the validation loss is held against: one batch of 1,024 tokens says little, and the mean of
@@ -44,7 +45,7 @@ class Watch:
         self.best_step: int | None = None
         self.best_scores: dict[str, float] = {}
         self.best_weights: Mapping[str, Tensor] = {}
-        """Copies on the CPU; empty without `keep_best`, and before the first evaluation."""
+        """Whole copies on the CPU; empty without `keep_best`, and before the first evaluation."""
         self._last: dict[str, float] = {}
         self._unimproved = 0
         self._losses: deque[Tensor] = deque(maxlen=GAP_WINDOW)
@@ -60,7 +61,10 @@ class Watch:
         return [None if math.isnan(loss) else loss for loss in found]
 
     def judge(self, scores: Mapping[str, float], step: int, model: GPT) -> dict[str, float]:
-        """Take in an evaluation, `val_loss` (nats) among it; returns it with what is to be logged beside it."""
+        """Take in an evaluation, `val_loss` (nats) among it; returns it with what is to be logged beside it.
+
+        Collective where processes share the weights.
+        """
         self._last, beside = dict(scores), {}
         losses = [loss for loss in self._seen() if loss is not None]
         if self.gap is not None and losses:
@@ -69,7 +73,7 @@ class Watch:
         if scores["val_loss"] < self.best_scores.get("val_loss", math.inf):
             self.best_step, self.best_scores, self._unimproved = step, self._last, 0
             if self.keep_best:
-                self.best_weights = {name: t.detach().to("cpu", copy=True) for name, t in model.state_dict().items()}
+                self.best_weights = copied(model)
         else:
             self._unimproved += 1
             if self._unimproved == self.patience:
@@ -94,7 +98,7 @@ class Watch:
         """
         if not self.keep_best or self.best_step in (None, step):
             return dict(self._last)
-        model.load_state_dict(dict(self.best_weights))
+        restore_weights(model, self.best_weights)
         self.say(
             f"the model of step {self.best_step} is kept (val_loss {self.best_scores['val_loss']:.4f}); "
             f"at step {step} it was {self._last['val_loss']:.4f}"
