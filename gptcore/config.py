@@ -287,6 +287,12 @@ class Training(Part):
 
 EXECUTION_OF_TRAINING = frozenset({"devices", "parallel"})
 """Fields of `Training` that, like `runtime`, change no more than the last bits of a result: they enter no key."""
+EXECUTION: dict[str, Any] = {
+    "runtime": True,
+    "pretrain": set(EXECUTION_OF_TRAINING),
+    "finetune": {"__all__": set(EXECUTION_OF_TRAINING)},
+}
+"""What `model_dump` of a preset leaves out (its `exclude`) for identity config alone."""
 
 
 class Pretrain(Training):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from gptcore.config import DIAL_FIELDS, EXECUTION_OF_TRAINING, SPECIAL_TOKENS, Finetune, Preset
+from gptcore.config import DIAL_FIELDS, EXECUTION, EXECUTION_OF_TRAINING, SPECIAL_TOKENS, Finetune, Preset
 from gptcore.durable import sha256_json
 from gptcore.hardware import library_version, resolve_device, resolve_dtype
 from gptcore.presets import load_skill
@@ -151,10 +151,8 @@ def _finetune(skill: str) -> Identity:
 
 
 def _report(preset: Preset) -> dict[str, Any]:
-    values: dict[str, Any] = preset.model_dump(mode="json", exclude={"runtime"})
-    for part in (values["pretrain"], *values["finetune"].values()):
-        for name in EXECUTION_OF_TRAINING:
-            del part[name]
+    """The page shows what the dial was asked, beside its answers."""
+    values: dict[str, Any] = preset.model_dump(mode="json", exclude=EXECUTION)
     return values
 
 

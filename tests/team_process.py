@@ -19,7 +19,7 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-from tiny_training import MODEL, inputs, pretrain_config
+from tiny_training import MODEL, VOCABULARY, inputs, pretrain_config
 
 from gptcore.config import Runtime
 from gptcore.training import loop
@@ -36,7 +36,8 @@ from gptcore.work import Interrupted
 def trouble_with(hurt: Collection[int] = (), told: Sequence[float] = ()) -> Iterator[None]:
     """Inside, these batches are bad, the first of them by nan, and evaluations tell these validation losses.
 
-    The others' second half is noise: of two processes that share them only the last one computes a large loss.
+    In the others only the second half counts, and asks for a token that is never right: of two processes only the last
+    one computes a loss.
     """
 
     class Hurt(WindowBatches):
@@ -46,9 +47,9 @@ def trouble_with(hurt: Collection[int] = (), told: Sequence[float] = ()) -> Iter
                 return batch
             if step == min(hurt):
                 return replace(batch, weights=torch.full(batch.targets.shape, math.nan))
-            rows, draw = len(batch.targets) // 2, torch.Generator().manual_seed(step)
-            noise = torch.randint(0, 300, (rows, batch.targets.shape[1]), generator=draw)
-            return replace(batch, targets=torch.cat([batch.targets[:rows], noise]))
+            weights = torch.ones(batch.targets.shape)
+            weights[: len(weights) // 2] = 0.0
+            return replace(batch, targets=torch.full_like(batch.targets, VOCABULARY - 1), weights=weights)
 
     losses = iter(told)
 

@@ -14,8 +14,10 @@ from gptcore.model.gpt import GPTConfig
 from gptcore.model.weights import load_model
 from gptcore.text.tokens import TokenShards
 from gptcore.training.batches import WindowBatches
+from gptcore.training.launch import _error
 from gptcore.training.loop import Job, train
 from gptcore.training.memory import Passes, TooLarge, is_out_of_memory
+from gptcore.training.team import Team
 
 PROCESS = """
 import json, re, resource, sys
@@ -137,6 +139,19 @@ def test_one_row_at_a_time_is_the_last_resort(tmp_path, asked):
         TooLarge, match=r"one sequence of 32 tokens does not fit the memory of the cpu.*shorter context"
     ):
         passes.gradient(narrow(0), narrow(0), batches_of(tmp_path)(0), pretrain_config(), torch.float32, 5)
+
+
+def test_one_of_several_processes_does_not_try_again(tmp_path):
+    """The others are in the middle of the same update: it ends with what to set."""
+    team = Team()
+    team.rank, team.size = 1, 2
+    work = workspace(tmp_path)
+    passes = Passes("pretrain", 4 * 32, work, team)
+    message = r"out of memory in process 1 with 128 tokens in a pass.* set runtime\.micro_batch_tokens below 128"
+    with pytest.raises(TooLarge, match=message):
+        passes.gradient(narrow(2), narrow(2), batches_of(tmp_path)(0), pretrain_config(), torch.float32, 5)
+    assert passes.found is None and work.said == []
+    assert isinstance(_error({"error": "TooLarge", "message": "so", "trace": ""}), TooLarge)
 
 
 def test_another_error_is_not_tried_again(tmp_path):

@@ -30,7 +30,7 @@ from gptcore.model.loss import IGNORED
 from gptcore.model.weights import load_model
 from gptcore.presets import ConfigError, load_preset
 from gptcore.stages import stages
-from gptcore.training.batches import Batch
+from gptcore.training.batches import Batch, Example, lay
 from gptcore.training.checkpoint_names import MARKER, latest_step
 from gptcore.training.finetune import finetune
 from gptcore.training.fitting import fitting
@@ -93,14 +93,15 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     assert processes_of(tmp_path) == []
 
 
-def test_two_processes_fine_tune_what_one_fine_tunes(tmp_path: Path) -> None:
-    """Batches of unequal answers, padded and of odd numbers of rows: shares are uneven."""
+@pytest.mark.parametrize("how", [{}, {"packing": True, "method": "lora"}], ids=["padded", "packed-lora"])
+def test_two_processes_fine_tune_what_one_fine_tunes(tmp_path: Path, how: dict[str, Any]) -> None:
+    """Batches of unequal answers, padded or packed, and of odd numbers of rows: shares are uneven."""
     base = write_base(tmp_path / "base")
 
     def tuned(name: str, devices: int) -> dict[tuple[int, str], float]:
         runtime = Runtime(device="cpu", threads=1)
         work = Work(tmp_path / name, {"pretrain": base / "pretrain", "corpus": base / "corpus"}, runtime)
-        finetune(finetune_config(steps=30, eval_every=10, devices=devices), SKILL, work)
+        finetune(finetune_config(steps=30, eval_every=10, devices=devices, **how), SKILL, work)
         work.metrics.close()
         return losses(work.directory)
 
@@ -222,6 +223,16 @@ def test_auto_is_the_simplest_that_fits(shape: GPTConfig, memory: float, expecte
     assert fitting(shape, memory) == expected
 
 
+def test_an_adapter_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    work = Work(tmp_path / "run", {"pretrain": base / "pretrain", "corpus": base / "corpus"}, Runtime(device="cpu"))
+    with pytest.raises(
+        ValueError, match=r"finetune\.qa: method lora with parallel fsdp.* take parallel ddp, or method"
+    ):
+        finetune(finetune_config(method="lora", devices=2, parallel="fsdp"), SKILL, work)
+    work.metrics.close()
+
+
 def test_heads_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:
     work = workspace(tmp_path)
     with pytest.raises(ValueError, match="3 do not divide 2"):
@@ -233,11 +244,11 @@ def test_heads_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:
 
 # Bad batches, and the best weights
 
-HURT = {"hurt": [12, 31, 33, 36]}
+HURT = {"hurt": [12, 41, 43, 46]}
 """A single skip; then a series, after which the run goes back."""
 TOLD = [3.0, 1.0, 2.0, 2.0, 2.0]
 """Validation losses of five evaluations: the second is the best."""
-HURT_CONFIG = {"steps": 50, "eval_every": 10, "eval_tokens": 128, "spike_window": 16, "most_skips": 3}
+HURT_CONFIG = {"steps": 60, "eval_every": 10, "eval_tokens": 128, "spike_window": 16, "most_skips": 3}
 TEAMS_HURT = {"ddp": "gpt2", "fsdp": "modern", "tensor": "modern"}
 
 
@@ -280,7 +291,7 @@ def test_two_processes_skip_and_go_back_as_one_does(hurt: Path, parallel: str) -
     assert state(two)["rollbacks"] == 1 and state(two)["passed_over"] > 0
     ours, theirs = ((directory / "said").read_text().splitlines() for directory in (two, one))
     assert [line.split("; ")[1] for line in ours] == [line.split("; ")[1] for line in theirs]
-    assert ours[0].startswith("loss is nan at step 13; 1 of") and "back to the checkpoint of step 28" in ours[1]
+    assert ours[0].startswith("loss is nan at step 13; 1 of") and "back to the checkpoint of step 35" in ours[1]
 
 
 @pytest.mark.parametrize("parallel", TEAMS_HURT)
@@ -353,6 +364,15 @@ def test_two_machines_learn_what_one_process_learns(tmp_path: Path, parallel: st
 
 
 # The share of a process
+
+
+@pytest.mark.parametrize("of", [2, 3])
+def test_the_shares_of_a_packed_batch_keep_their_examples_apart(of: int) -> None:
+    rows = [[Example([1, 2], [3]), Example([4], [5, 6])], [Example([7, 8], [9])]]
+    shares = [lay(rows).share(number, of) for number in range(of)]
+    positions = torch.cat([share.positions for share in shares if share.positions is not None])
+    assert positions[:2].tolist() == [[0, 1, 0, 1], [0, 1, 2, 3]]
+    assert positions[2:].tolist() == [[0, 1, 2, 3]] * (of - 2), "empty rows hold one example that counts nothing"
 
 
 @pytest.mark.parametrize("of", [1, 2, 3, 4])

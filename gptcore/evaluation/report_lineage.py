@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from gptcore.config import DIAL_FIELDS, Finetune, Preset
+from gptcore.config import DIAL_FIELDS, EXECUTION, Finetune, Preset
 from gptcore.evaluation.report_page import Markup, code, definitions, element, joined, paragraph, short, table, text
 from gptcore.evaluation.report_words import DASH, duration, flat
 from gptcore.presets import load_preset, preset_names
 from gptcore.store import Manifest
 
-ANSWERED: dict[str, Any] = {"runtime": True, "pretrain": set(DIAL_FIELDS)}
+ANSWERED: dict[str, Any] = {**EXECUTION, "pretrain": {*EXECUTION["pretrain"], *DIAL_FIELDS}}
 """Left out of what reproduces a preset: `pretrain.size` could answer otherwise elsewhere, so its answers are given."""
 
 
@@ -36,8 +36,8 @@ def asked(preset: Preset) -> Markup:
 def differing(preset: Preset) -> Iterator[tuple[str, Any, Any]]:
     """(dotted field, value, default) of what differs from the schema's defaults; execution config left out."""
     default = Preset(name=preset.name, finetune={skill: Finetune() for skill in preset.finetune})
-    usual = dict(flat(default.model_dump(mode="json", exclude={"runtime"})))
-    for field, value in flat(preset.model_dump(mode="json", exclude={"runtime"})):
+    usual = dict(flat(default.model_dump(mode="json", exclude=EXECUTION)))
+    for field, value in flat(preset.model_dump(mode="json", exclude=EXECUTION)):
         if field not in usual or usual[field] != value:
             yield field, value, usual.get(field)
 
