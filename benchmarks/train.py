@@ -189,7 +189,7 @@ def bpe(parts: dict[str, str]) -> tuple[dict[str, Any], Any]:
 def run(command: Sequence[str | Path], folder: Path) -> tuple[str, float]:
     """Run a process to its end; what it printed, and its peak memory, MB."""
     with (folder / "printed").open("w+") as printed:
-        threads = {"OMP_NUM_THREADS": str(os.cpu_count())}
+        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())}
         process = subprocess.Popen(
             [str(c) for c in command],
             cwd=folder,
@@ -224,8 +224,10 @@ class Bench:
 
     # The peer
 
-    def run_peer(self, rate: float, iterations: int, decay: int, seed: int = 1337) -> tuple[list[float], float]:
-        """Train it; seconds of each iteration without an evaluation, and peak memory, MB."""
+    def run_peer(
+        self, rate: float, iterations: int, decay: int, others: dict[str, Any] | None = None
+    ) -> tuple[list[float], float]:
+        """Train it; seconds of each iteration without an evaluation, and peak memory, MB. others: its own options."""
         assert self.peer
         folder = self.data / "peer"
         for file in self.peer.glob("*.py"):
@@ -237,7 +239,7 @@ class Bench:
             "eval_interval": iterations, "block_size": scale.context, "batch_size": scale.batch,
             "n_layer": scale.n_layer, "n_head": scale.n_head, "n_embd": scale.n_embd, "max_iters": iterations,
             "lr_decay_iters": decay, "dropout": 0.0, "learning_rate": rate, "min_lr": rate / 10,
-            "always_save_checkpoint": True, "out_dir": str(folder / "out"),
+            "always_save_checkpoint": True, "out_dir": str(folder / "out"), **(others or {}),
         }  # fmt: skip
         recipe = self.peer / "config" / "train_shakespeare_char.py"
         command = [sys.executable, "train.py", recipe, *(f"--{key}={value}" for key, value in options.items())]
@@ -384,9 +386,10 @@ def child(job: dict[str, Any]) -> int:
     data = Path(job["data"])
     with tempfile.TemporaryDirectory(dir=data) as folder:
         inputs = {"tokens": data / "tokens", "tokenizer": data / "tokenizer"}
-        runtime = Runtime(device="cpu", checkpoint_every=10**9, **job["runtime"])
+        runtime = Runtime(**{"device": "cpu", "checkpoint_every": 10**9, **job["runtime"]})
         work = Work(Path(folder), inputs, runtime)
-        config = Pretrain(**job["pretrain"], eval_every=job["eval_every"], eval_tokens=10**9)
+        every, most = job["eval_every"], job.get("eval_tokens", 10**9)
+        config = Pretrain(**job["pretrain"], eval_every=every, eval_tokens=most)
         started = time.monotonic()
         outcome = pretrain(Model(**job["model"]), config, work)
         say(f"{time.monotonic() - started:.1f} s with evaluations")

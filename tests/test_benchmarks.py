@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_pipeline import environment, write_preset
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -50,3 +51,30 @@ def test_memory_of_every_data_stage(tmp_path: Path) -> None:
     assert all(peak >= found["idle_mb"] for peaks in found["peak_mb"].values() for peak in peaks.values())
     assert 0.3 <= found["text_mb"]["1x"] < 0.4 and 3 <= found["text_mb"]["10x"] < 4
     assert found["growth_ok"] is True and found["within_limit"] is True
+
+
+def test_the_engine_is_timed_to_a_loss(tmp_path: Path) -> None:
+    """Ours alone, against a given target: the peer's code is not in this repository."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{number} times {number + 1} is {number * (number + 1)}.\n" for number in range(1200)))
+    command = [sys.executable, FOLDER / "train.py", "--text", text, "--parts", "small", "--target", "2.9"]
+    done = subprocess.run(
+        [*command, "--peer-seconds", "60", "--seeds", "2", "--steps", "20"],
+        env={**environment(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    runs = found["time_to_loss_small"]["ours"]
+    assert [run["step"] in (10, 20) for run in runs] == [True, True], runs
+    assert all(0 < run["seconds"] <= run["whole_run_s"] and run["final_loss"] < 2.9 for run in runs)
+    middle = (runs[0]["seconds"] + runs[1]["seconds"]) / 2
+    assert found["time_to_loss_ratio"] == pytest.approx(middle / 60, rel=0.05)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_gpu_is_not_measured_where_there_is_none(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, FOLDER / "gpu.py"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "torch can use no GPU here" in done.stderr
