@@ -2,7 +2,9 @@
 
 The peer's own train.py runs unchanged, from its checkout (`git clone https://github.com/karpathy/nanoGPT`), on the same
 tokens and the same split; ours is the pretrain stage, as a pipeline runs it. Everything is a process of its own, peer
-and ours in turns, nothing beside it. Times are those spent in updates: evaluations and saves count for neither.
+and ours in turns, nothing beside it. Times are those spent in updates: evaluations and saves count for neither, and
+each side's first update as its mean one. A machine's speed drifts, so ours is held against iterations of the peer timed
+just before and just after it.
 
 small: nanoGPT's CPU recipe (4 layers, 128 wide, 64 characters, batch 12, 2,000 iterations).
 12m: 12.3 M parameters (6 layers, 384 wide, 256 tokens of 4,096, batch 8, 395 iterations, the best of three rates).
@@ -65,7 +67,7 @@ SMALL = Scale(
     n_layer=4, n_head=4, n_embd=128, context=64, batch=12, iterations=2000, rates=(1e-3,), seeds=5, timed=150,
     ours={
         "model": {"family": "modern", "n_layer": 4, "n_head": 2, "n_embd": 128, "context": 64},
-        "pretrain": {**MUON, "learning_rate": 1e-2, "matrix_learning_rate": 0.03, "warmup_steps": 5, "steps": 205},
+        "pretrain": {**MUON, "learning_rate": 1e-2, "matrix_learning_rate": 0.03, "warmup_steps": 5, "steps": 200},
     },
 )  # fmt: skip
 LARGE = Scale(
@@ -91,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a field of our pretrain section"
     )
-    parser.add_argument("--target", type=float, help="leave the peer out: this loss, nats")
-    parser.add_argument("--peer-seconds", type=float, help="with --target: the peer's time")
+    parser.add_argument("--target", type=float, help="leave out the peer's whole runs: this loss, nats")
+    parser.add_argument("--peer-seconds", type=float, help="without --peer: its time")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child:
@@ -102,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--parts {', '.join(sorted(unknown))}: no such part; there are {', '.join(PARTS)}")
     if not options.text or not options.text.is_file():
         parser.error(f"--text {options.text}: no such file")
-    if options.target is None and not (options.peer and (options.peer / "train.py").is_file()):
+    if (options.target is None or options.peer) and not (options.peer and (options.peer / "train.py").is_file()):
         parser.error(f"--peer {options.peer}: no checkout of nanoGPT, which holds train.py")
     found: dict[str, Any] = {
         "machine": {"cores": os.cpu_count(), "processor": processor(), "python": platform.python_version()}
@@ -272,6 +274,13 @@ class Bench:
         found: dict[str, Any] = json.loads(printed.splitlines()[-1])
         return found | {"peak_mb": peak}
 
+    def peer_iteration(self, options: argparse.Namespace) -> float:
+        """Seconds of one of its iterations now: the machine is not as fast in one minute as in the next."""
+        if not self.peer:
+            return float(options.peer_seconds or 0.0) / self.scale.iterations
+        seconds, _ = self.run_peer(self.scale.rates[0], self.scale.timed, self.scale.timed)
+        return statistics.mean(seconds[1:])
+
     # The two questions
 
     def throughput(self, options: argparse.Namespace) -> dict[str, Any]:
@@ -314,17 +323,17 @@ class Bench:
         if options.target is None:
             for rate in scale.rates:
                 seconds, _ = self.run_peer(rate, scale.iterations, scale.iterations)
-                # Iterations that evaluate are left out; each counts as one of the others.
                 spent = statistics.mean(seconds) * scale.iterations
                 peers.append({"rate": rate, "loss": round(self.peer_loss(), 4), "seconds": round(spent, 1)})
                 say(f"{self.name} peer: {peers[-1]}")
             best = min(peers, key=lambda peer: float(peer["loss"]))
         else:
-            best = {"loss": options.target, "seconds": options.peer_seconds or 0.0}
+            best = {"loss": options.target}
         recipe = scale.ours["pretrain"] | dict(field(text) for text in options.set)
         if options.steps:
             recipe["steps"] = options.steps
         runs = []
+        before = self.peer_iteration(options)
         for seed in range(1, (options.seeds or scale.seeds) + 1):
             job = {
                 "model": scale.ours["model"],
@@ -333,8 +342,11 @@ class Bench:
                 "runtime": dict(field(text) for text in options.runtime),
             }
             done = self.run_ours(job)
+            after = self.peer_iteration(options)
             passed = next((step for step, loss in done["losses"] if loss <= float(best["loss"])), None)
-            spent = sum(done["seconds"][:passed]) if passed else None
+            spent = passed and passed * statistics.mean(done["seconds"][1:passed])
+            theirs = scale.iterations * (before + after) / 2
+            before = after
             runs.append(
                 {
                     "seed": seed,
@@ -342,14 +354,12 @@ class Bench:
                     "step": passed,
                     "final_loss": round(done["losses"][-1][1], 4),
                     "seconds": spent and round(spent, 1),
-                    "whole_run_s": round(sum(done["seconds"]), 1),
+                    "peer_seconds": round(theirs, 1),
+                    "ratio": spent and round(spent / theirs, 4),
                 }
             )
             say(f"{self.name} ours: {runs[-1]}")
-        ratios = [
-            run["seconds"] / float(best["seconds"]) if run["seconds"] and best["seconds"] else float("inf")
-            for run in runs
-        ]
+        ratios = [run["ratio"] or float("inf") for run in runs]
         key = "time_to_loss_ratio" if self.name == "small" else f"time_to_loss_ratio_{self.name}"
         middle = statistics.median(ratios)
         return {
