@@ -2,7 +2,9 @@
 
 The peer's own train.py runs unchanged, from its checkout (`git clone https://github.com/karpathy/nanoGPT`), on the same
 tokens and the same split; ours is the pretrain stage, as a pipeline runs it. Everything is a process of its own, peer
-and ours in turns, nothing beside it. Times are those spent in updates: evaluations and saves count for neither.
+and ours in turns, nothing beside it. Times are those spent in updates: evaluations and saves count for neither, and
+each side's first update as its mean one. A machine's speed drifts, so ours is held against iterations of the peer timed
+just before and just after it.
 
 small: nanoGPT's CPU recipe (4 layers, 128 wide, 64 characters, batch 12, 2,000 iterations).
 12m: 12.3 M parameters (6 layers, 384 wide, 256 tokens of 4,096, batch 8, 395 iterations, the best of three rates).
@@ -65,7 +67,7 @@ SMALL = Scale(
     n_layer=4, n_head=4, n_embd=128, context=64, batch=12, iterations=2000, rates=(1e-3,), seeds=5, timed=150,
     ours={
         "model": {"family": "modern", "n_layer": 4, "n_head": 2, "n_embd": 128, "context": 64},
-        "pretrain": {**MUON, "learning_rate": 1e-2, "matrix_learning_rate": 0.03, "warmup_steps": 5, "steps": 205},
+        "pretrain": {**MUON, "learning_rate": 1e-2, "matrix_learning_rate": 0.03, "warmup_steps": 5, "steps": 200},
     },
 )  # fmt: skip
 LARGE = Scale(
@@ -91,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a field of our pretrain section"
     )
-    parser.add_argument("--target", type=float, help="leave the peer out: this loss, nats")
-    parser.add_argument("--peer-seconds", type=float, help="with --target: the peer's time")
+    parser.add_argument("--target", type=float, help="leave out the peer's whole runs: this loss, nats")
+    parser.add_argument("--peer-seconds", type=float, help="without --peer: its time")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child:
@@ -102,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--parts {', '.join(sorted(unknown))}: no such part; there are {', '.join(PARTS)}")
     if not options.text or not options.text.is_file():
         parser.error(f"--text {options.text}: no such file")
-    if options.target is None and not (options.peer and (options.peer / "train.py").is_file()):
+    if (options.target is None or options.peer) and not (options.peer and (options.peer / "train.py").is_file()):
         parser.error(f"--peer {options.peer}: no checkout of nanoGPT, which holds train.py")
     found: dict[str, Any] = {
         "machine": {"cores": os.cpu_count(), "processor": processor(), "python": platform.python_version()}
@@ -189,7 +191,7 @@ def bpe(parts: dict[str, str]) -> tuple[dict[str, Any], Any]:
 def run(command: Sequence[str | Path], folder: Path) -> tuple[str, float]:
     """Run a process to its end; what it printed, and its peak memory, MB."""
     with (folder / "printed").open("w+") as printed:
-        threads = {"OMP_NUM_THREADS": str(os.cpu_count())}
+        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())}
         process = subprocess.Popen(
             [str(c) for c in command],
             cwd=folder,
@@ -224,8 +226,10 @@ class Bench:
 
     # The peer
 
-    def run_peer(self, rate: float, iterations: int, decay: int, seed: int = 1337) -> tuple[list[float], float]:
-        """Train it; seconds of each iteration without an evaluation, and peak memory, MB."""
+    def run_peer(
+        self, rate: float, iterations: int, decay: int, others: dict[str, Any] | None = None
+    ) -> tuple[list[float], float]:
+        """Train it; seconds of each iteration without an evaluation, and peak memory, MB. others: its own options."""
         assert self.peer
         folder = self.data / "peer"
         for file in self.peer.glob("*.py"):
@@ -237,7 +241,7 @@ class Bench:
             "eval_interval": iterations, "block_size": scale.context, "batch_size": scale.batch,
             "n_layer": scale.n_layer, "n_head": scale.n_head, "n_embd": scale.n_embd, "max_iters": iterations,
             "lr_decay_iters": decay, "dropout": 0.0, "learning_rate": rate, "min_lr": rate / 10,
-            "always_save_checkpoint": True, "out_dir": str(folder / "out"),
+            "always_save_checkpoint": True, "out_dir": str(folder / "out"), **(others or {}),
         }  # fmt: skip
         recipe = self.peer / "config" / "train_shakespeare_char.py"
         command = [sys.executable, "train.py", recipe, *(f"--{key}={value}" for key, value in options.items())]
@@ -269,6 +273,13 @@ class Bench:
         printed, peak = run([sys.executable, Path(__file__).absolute(), "--child", json.dumps(job)], self.root)
         found: dict[str, Any] = json.loads(printed.splitlines()[-1])
         return found | {"peak_mb": peak}
+
+    def peer_iteration(self, options: argparse.Namespace) -> float:
+        """Seconds of one of its iterations now: the machine is not as fast in one minute as in the next."""
+        if not self.peer:
+            return float(options.peer_seconds or 0.0) / self.scale.iterations
+        seconds, _ = self.run_peer(self.scale.rates[0], self.scale.timed, self.scale.timed)
+        return statistics.mean(seconds[1:])
 
     # The two questions
 
@@ -312,17 +323,17 @@ class Bench:
         if options.target is None:
             for rate in scale.rates:
                 seconds, _ = self.run_peer(rate, scale.iterations, scale.iterations)
-                # Iterations that evaluate are left out; each counts as one of the others.
                 spent = statistics.mean(seconds) * scale.iterations
                 peers.append({"rate": rate, "loss": round(self.peer_loss(), 4), "seconds": round(spent, 1)})
                 say(f"{self.name} peer: {peers[-1]}")
             best = min(peers, key=lambda peer: float(peer["loss"]))
         else:
-            best = {"loss": options.target, "seconds": options.peer_seconds or 0.0}
+            best = {"loss": options.target}
         recipe = scale.ours["pretrain"] | dict(field(text) for text in options.set)
         if options.steps:
             recipe["steps"] = options.steps
         runs = []
+        before = self.peer_iteration(options)
         for seed in range(1, (options.seeds or scale.seeds) + 1):
             job = {
                 "model": scale.ours["model"],
@@ -331,8 +342,11 @@ class Bench:
                 "runtime": dict(field(text) for text in options.runtime),
             }
             done = self.run_ours(job)
+            after = self.peer_iteration(options)
             passed = next((step for step, loss in done["losses"] if loss <= float(best["loss"])), None)
-            spent = sum(done["seconds"][:passed]) if passed else None
+            spent = passed and passed * statistics.mean(done["seconds"][1:passed])
+            theirs = scale.iterations * (before + after) / 2
+            before = after
             runs.append(
                 {
                     "seed": seed,
@@ -340,14 +354,12 @@ class Bench:
                     "step": passed,
                     "final_loss": round(done["losses"][-1][1], 4),
                     "seconds": spent and round(spent, 1),
-                    "whole_run_s": round(sum(done["seconds"]), 1),
+                    "peer_seconds": round(theirs, 1),
+                    "ratio": spent and round(spent / theirs, 4),
                 }
             )
             say(f"{self.name} ours: {runs[-1]}")
-        ratios = [
-            run["seconds"] / float(best["seconds"]) if run["seconds"] and best["seconds"] else float("inf")
-            for run in runs
-        ]
+        ratios = [run["ratio"] or float("inf") for run in runs]
         key = "time_to_loss_ratio" if self.name == "small" else f"time_to_loss_ratio_{self.name}"
         middle = statistics.median(ratios)
         return {
@@ -384,9 +396,10 @@ def child(job: dict[str, Any]) -> int:
     data = Path(job["data"])
     with tempfile.TemporaryDirectory(dir=data) as folder:
         inputs = {"tokens": data / "tokens", "tokenizer": data / "tokenizer"}
-        runtime = Runtime(device="cpu", checkpoint_every=10**9, **job["runtime"])
+        runtime = Runtime(**{"device": "cpu", "checkpoint_every": 10**9, **job["runtime"]})
         work = Work(Path(folder), inputs, runtime)
-        config = Pretrain(**job["pretrain"], eval_every=job["eval_every"], eval_tokens=10**9)
+        every, most = job["eval_every"], job.get("eval_tokens", 10**9)
+        config = Pretrain(**job["pretrain"], eval_every=every, eval_tokens=most)
         started = time.monotonic()
         outcome = pretrain(Model(**job["model"]), config, work)
         say(f"{time.monotonic() - started:.1f} s with evaluations")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_pipeline import environment, write_preset
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -66,3 +67,30 @@ def test_weak_scaling_of_two_processes(tmp_path: Path) -> None:
     one, two = (found["tokens_per_second"][devices][0] for devices in ("1", "2"))
     assert found["efficiency"] == found["efficiency_by_round"][0] == pytest.approx(two / one / 2, abs=2e-3)
     assert 0 < found["efficiency"] < 1.5
+
+
+def test_the_engine_is_timed_to_a_loss(tmp_path: Path) -> None:
+    """Ours alone, against a given target: the peer's code is not in this repository."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{number} times {number + 1} is {number * (number + 1)}.\n" for number in range(1200)))
+    command = [sys.executable, FOLDER / "train.py", "--text", text, "--parts", "small", "--target", "2.9"]
+    done = subprocess.run(
+        [*command, "--peer-seconds", "60", "--seeds", "2", "--steps", "20"],
+        env={**environment(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    runs = found["time_to_loss_small"]["ours"]
+    assert [run["step"] in (10, 20) for run in runs] == [True, True], runs
+    assert all(run["seconds"] > 0 and run["final_loss"] < 2.9 and run["peer_seconds"] == 60 for run in runs)
+    middle = (runs[0]["seconds"] + runs[1]["seconds"]) / 2
+    assert found["time_to_loss_ratio"] == pytest.approx(middle / 60, rel=0.1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_gpu_is_not_measured_where_there_is_none(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, FOLDER / "gpu.py"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "torch can use no GPU here" in done.stderr

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -111,4 +112,15 @@ def test_a_cancelled_run_saves_a_checkpoint_and_the_next_one_resumes(prefect: Ap
     assert json.loads((directory / "MANIFEST.json").read_text())["attempts"] == 2
     states = [state["type"] for state in prefect.states(first)]
     assert states[-1] == "CANCELLED" and "CANCELLING" in states, "and so it stayed"
-    urllib.request.urlopen(urllib.request.Request(f"{prefect.url}/deployments/{deployed}", method="DELETE")).close()
+    until(lambda: deleted(f"{prefect.url}/deployments/{deployed}"), log)
+
+
+def deleted(url: str) -> bool:
+    """Whether the server took it; it answers 503 while its database is busy."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="DELETE")).close()
+    except urllib.error.HTTPError as error:
+        if error.code != 503:
+            raise
+        return False
+    return True
