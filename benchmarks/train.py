@@ -75,7 +75,7 @@ LARGE = Scale(
     ours={
         # Five layers: with a head of its own the sixth would be 1.6 M parameters too many.
         "model": {"family": "modern", "n_layer": 5, "n_head": 6, "n_embd": 384, "context": 256},
-        "pretrain": {**MUON, "learning_rate": 1e-2, "matrix_learning_rate": 0.02, "warmup_steps": 5, "steps": 110},
+        "pretrain": {**MUON, "learning_rate": 1e-2, "matrix_learning_rate": 0.02, "warmup_steps": 5, "steps": 90},
     },
 )  # fmt: skip
 
@@ -289,9 +289,10 @@ class Bench:
         tokens = scale.batch * scale.context
         model = {"family": "gpt2", "activation": "gelu", "bias": False}
         model |= {name: getattr(scale, name) for name in ("n_layer", "n_head", "n_embd", "context")}
+        asked = dict(field(text) for text in options.set)
         job = {
             "model": model,
-            "pretrain": {"steps": scale.timed, "batch_tokens": tokens, "warmup_steps": 5, "beta2": 0.99},
+            "pretrain": {"steps": scale.timed, "batch_tokens": tokens, "warmup_steps": 5, "beta2": 0.99, **asked},
             "eval_every": scale.timed,
             "runtime": dict(field(text) for text in options.runtime),
         }

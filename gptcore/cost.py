@@ -22,7 +22,7 @@ from gptcore.sizes import (
 )
 from gptcore.speed import Machine
 
-GPU_PASS_TOKENS, CPU_PASS_NUMBERS = 32_768, 1_500_000
+GPU_PASS_TOKENS, CPU_PASS_NUMBERS = 32_768, 1_800_000
 """Tokens of a pass where `runtime.micro_batch_tokens` says none; on a CPU times layers times width."""
 LOOK_TOKENS = {"cpu": 4096, "cuda": 32_768}
 """Tokens of a pass in evaluations."""

@@ -41,9 +41,10 @@ class Batch:
         return float(self.weights.sum())
 
     def rows(self, micro_batch_tokens: int | None) -> int:
-        """Rows of at most so many tokens, at least one; None stands for all."""
-        fit = (micro_batch_tokens or self.inputs.numel()) // self.inputs.shape[1]
-        return min(max(1, fit), len(self.inputs))
+        """Rows of a pass of at most so many tokens, at least one, the passes as equal as can be; None stands for all."""
+        fit = max(1, (micro_batch_tokens or self.inputs.numel()) // self.inputs.shape[1])
+        passes = -(-len(self.inputs) // fit)
+        return -(-len(self.inputs) // passes)
 
     def split(self, micro_batch_tokens: int | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
         """(inputs, targets, weights, positions) of at most so many tokens each, at least one row; None: all at once."""
