@@ -22,11 +22,21 @@ SPECIAL_TOKENS = (
 )
 """In id order; they follow the 256 bytes and the merges, so adding merges never moves a byte's id."""
 
-CONTEXT_LIMITS = {"gpt2": 1024, "modern": 32_768}
-"""Longest context of each family, tokens (GPT-2: Radford et al. 2019, section 2.3; rotary positions know no table)."""
-
-ACTIVATIONS = {"gpt2": ("gelu_tanh", "gelu"), "modern": ("swiglu",)}
+CONTEXT_LIMITS = {"gpt1": 512, "gpt2": 1024, "gpt3": 2048, "modern": 32_768}
+"""Longest context of each family, tokens (Radford et al. 2018, section 4.1; Radford et al. 2019, section 2.3; Brown et
+al. 2020, section 2.1; rotary positions know no table)."""
+ACTIVATIONS = {
+    **dict.fromkeys(("gpt1", "gpt2", "gpt3"), ("gelu_tanh", "gelu")),
+    "modern": ("swiglu", "relu_squared"),
+}
 """What each family's MLP may be, its own first."""
+POSITIONS = {
+    **dict.fromkeys(("gpt1", "gpt2", "gpt3"), ("learned", "sinusoidal", "rotary")),
+    "modern": ("rotary", "learned", "sinusoidal"),
+}
+"""How each family may tell positions, its own first."""
+BAND = 256
+"""Default of `model.window`: that of GPT-Neo; the GPT-3 paper gives none."""
 
 
 SizeName = Literal[
@@ -168,45 +178,106 @@ class Tokens(Part):
 class Model(Part):
     """The shape of the network."""
 
-    family: Literal["gpt2", "modern"] = "gpt2"
-    """The architecture. gpt2: pre-norm, learned positions, tied head (Radford et al. 2019). modern: rotary positions,
-    RMSNorm, normed queries and keys, SwiGLU, no biases, untied head."""
+    family: Literal["gpt1", "gpt2", "gpt3", "modern"] = "gpt2"
+    """The architecture. gpt1: post-norm, learned positions, tied head (Radford et al. 2018). gpt2: pre-norm (Radford et
+    al. 2019). gpt3: every second layer attends within a band (Brown et al. 2020, section 2.1). modern: rotary
+    positions, RMSNorm, normed queries and keys, SwiGLU, no biases, untied head."""
     n_layer: Positive = 4
     """Blocks."""
     n_head: Positive = 4
     """Attention heads; divides n_embd."""
+    n_kv_head: Positive | None = None
+    """Heads of keys and values, which groups of query heads share (Ainslie et al. 2023); divides n_head. None: a pair
+    for every query head. modern only."""
     n_embd: Positive = 128
     """Width of the residual stream."""
     context: Positive = 256
     """Longest sequence, tokens."""
     dropout: Share = 0.0
     """Dropout probability in training."""
-    activation: Literal["gelu_tanh", "gelu", "swiglu"] | None = None
-    """The MLP's; None takes the family's own: gpt2 GELU in the tanh form of its released code, modern SwiGLU. gelu is
-    exact, and on a CPU three times as fast as its tanh form."""
+    activation: Literal["gelu_tanh", "gelu", "swiglu", "relu_squared"] | None = None
+    """The MLP's; None takes the family's own: gpt1, gpt2 and gpt3 GELU in the tanh form of the released code, modern
+    SwiGLU. gelu is exact, and on a CPU three times as fast as its tanh form. relu_squared (So et al. 2021) comes with
+    nanochat's arrangement: an MLP of four times the width, the token table normed, norms without gains."""
+    positions: Literal["learned", "sinusoidal", "rotary"] | None = None
+    """How positions are told: a learned table (Radford et al. 2018), a fixed one of sinusoids (Vaswani et al. 2017,
+    section 3.5), or turned queries and keys (Su et al. 2021). None takes the family's own: modern rotary, else
+    learned."""
+    window: Positive | None = None
+    """Tokens that every second layer of gpt3 looks back, the token itself among them; None is 256."""
     bias: bool | None = None
-    """Whether linear layers and norms add biases; None takes the family's own: gpt2 does, modern cannot."""
+    """Whether linear layers and norms add biases; None takes the family's own: modern cannot, the others do, but for
+    gpt3's queries, keys and values, which have none in GPT-Neo either."""
 
     @model_validator(mode="after")
     def _possible(self) -> Model:
-        if self.activation not in (None, *ACTIVATIONS[self.family]):
-            raise ValueError(
-                f"activation {self.activation} is none of the {self.family} family's: {list(ACTIVATIONS[self.family])}"
-            )
-        if self.bias and self.family == "modern":
-            raise ValueError("bias true: the modern family has none")
-        if self.n_embd % self.n_head:
-            fits = [h for h in range(1, self.n_embd + 1) if self.n_embd % h == 0 and h <= 64]
-            raise ValueError(f"n_head {self.n_head} does not divide n_embd {self.n_embd}; heads that do: {fits}")
-        if self.family == "modern" and self.n_embd // self.n_head % 2:
-            raise ValueError(
-                f"n_embd {self.n_embd} over n_head {self.n_head} is odd, and rotary positions turn pairs; "
-                "take a number of heads that leaves an even width"
-            )
+        check_shape(self)
         limit = CONTEXT_LIMITS[self.family]
         if self.context > limit:
             raise ValueError(f"context {self.context} is longer than the {self.family} family allows ({limit})")
         return self
+
+
+def check_shape(shape: Any) -> None:
+    """ValueError, naming the value and what is allowed, for a combination that no network has.
+
+    shape, here and below: a `Model`, or anything that has its fields.
+    """
+    family, modern = shape.family, shape.family == "modern"
+    for name, known in (("activation", ACTIVATIONS), ("positions", POSITIONS)):
+        value = getattr(shape, name)
+        if value not in (None, *known[family]):
+            raise ValueError(f"{name} {value!r} is not one of the {family} family's {list(known[family])}")
+    if shape.bias and modern:
+        raise ValueError("bias true: the modern family has none")
+    if shape.window is not None and family != "gpt3":
+        raise ValueError(f"window {shape.window}: only the gpt3 family attends within a band, not {family}")
+    if shape.n_kv_head is not None and not modern:
+        raise ValueError(f"n_kv_head {shape.n_kv_head}: only the modern family shares keys and values, not {family}")
+    if shape.n_embd % shape.n_head:
+        fits = [h for h in range(1, shape.n_embd + 1) if shape.n_embd % h == 0 and h <= 64]
+        raise ValueError(f"n_head {shape.n_head} does not divide n_embd {shape.n_embd}; heads that do: {fits}")
+    if shape.n_kv_head is not None and shape.n_head % shape.n_kv_head:
+        fits = [h for h in range(1, shape.n_head + 1) if shape.n_head % h == 0]
+        raise ValueError(f"n_kv_head {shape.n_kv_head} does not divide n_head {shape.n_head}; numbers that do: {fits}")
+    if positions_of(shape) == "rotary" and shape.n_embd // shape.n_head % 2:
+        raise ValueError(
+            f"n_embd {shape.n_embd} over n_head {shape.n_head} is odd, and rotary positions turn pairs; "
+            "take a number of heads that leaves an even width"
+        )
+
+
+def positions_of(shape: Any) -> str:
+    """How a shape tells positions, the family's own where it does not say."""
+    found: str = shape.positions or POSITIONS[shape.family][0]
+    return found
+
+
+def activation_of(shape: Any) -> str:
+    """What a shape's MLP is, the family's own where it does not say."""
+    found: str = shape.activation or ACTIVATIONS[shape.family][0]
+    return found
+
+
+def counterpart(shape: Any) -> str | None:
+    """The class of transformers that computes what a shape does; None when there is none."""
+    positions, activation = positions_of(shape), activation_of(shape)
+    if shape.family == "modern":
+        classes = {"swiglu": "Qwen3ForCausalLM", "relu_squared": "NanoChatForCausalLM"}
+        return classes[activation] if positions == "rotary" else None
+    if positions == "rotary" or (shape.family == "gpt1" and activation != "gelu_tanh"):
+        return None
+    return {"gpt1": "OpenAIGPTLMHeadModel", "gpt2": "GPT2LMHeadModel", "gpt3": "GPTNeoForCausalLM"}[shape.family]
+
+
+def no_counterpart(model: Model) -> str | None:
+    """What to say of a preset's model whose weights no class of transformers can load; None for all others."""
+    if counterpart(model):
+        return None
+    return (
+        f"no class of transformers computes family {model.family} with positions {positions_of(model)} and activation "
+        f"{activation_of(model)}: it trains and is registered, but publish writes no Hugging Face directory"
+    )
 
 
 class Training(Part):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gptcore.config import Finetune, Preset, Training
+from gptcore.config import Finetune, Preset, Training, no_counterpart
 from gptcore.hardware import resolve_dtype
 from gptcore.named_sizes import NAMED
 from gptcore.plan import StagePlan
@@ -130,6 +130,8 @@ def disk_bytes(found: Mapping[str, StageCost]) -> int:
 def warnings(preset: Preset, found: Mapping[str, StageCost], machine: Machine, free_bytes: int) -> list[str]:
     """What will not fit by these estimates, and what was asked of `pretrain.size` and will not be."""
     lines = _beside_the_dial(preset, found["pretrain"])
+    if unpublished := no_counterpart(preset.model):
+        lines.append(unpublished)
     where = "this machine's RAM" if machine.device == "cpu" else "the GPU"
     for name, cost in found.items():
         if not cost.fresh and machine.memory_bytes and cost.memory_bytes > machine.memory_bytes:

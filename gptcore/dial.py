@@ -53,6 +53,11 @@ class _Shape(_Read):
     n_layer: Positive | None = None
     n_head: Positive | None = None
     n_embd: Positive | None = None
+    activation: str | None = None
+    bias: bool | None = None
+    positions: str | None = None
+    n_kv_head: Positive | None = None
+    window: Positive | None = None
 
 
 class _Pretrain(_Read):
@@ -139,14 +144,8 @@ def _shape(asked: _Asked, n_layer: int, n_head: int, n_embd: int) -> Shape:
     if given.n_embd and given.n_embd != n_embd:
         n_embd = given.n_embd
         n_head = max(h for h in range(1, max(1, n_embd // 64) + 1) if n_embd % h == 0)
-    return Shape(
-        family=given.family,
-        n_layer=given.n_layer or n_layer,
-        n_head=given.n_head or n_head,
-        n_embd=n_embd,
-        context=given.context,
-        vocab_size=asked.tokenizer.vocab_size,
-    )
+    chosen = {"n_layer": given.n_layer or n_layer, "n_head": given.n_head or n_head, "n_embd": n_embd}
+    return Shape(**{**given.model_dump(), **chosen}, vocab_size=asked.tokenizer.vocab_size)
 
 
 def _affordable(shape: Shape, wish: _Pretrain, machine: Machine) -> int:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gptcore.config import Model
+from gptcore.config import Model, activation_of, positions_of
 from gptcore.hardware import Device
 
 FLOAT32 = 4
@@ -34,13 +34,16 @@ class Shape:
     n_embd: int
     context: int
     vocab_size: int
+    activation: str | None = None
     bias: bool | None = None
-    """Whether layers add biases; None for the family's own."""
+    positions: str | None = None
+    n_kv_head: int | None = None
+    window: int | None = None
 
     @classmethod
     def of(cls, model: Model, vocab_size: int) -> Shape:
         """The preset's model section with the tokenizer's vocabulary."""
-        return cls(model.family, model.n_layer, model.n_head, model.n_embd, model.context, vocab_size, model.bias)
+        return cls(**model.model_dump(exclude={"dropout"}), vocab_size=vocab_size)
 
 
 @dataclass(frozen=True)
@@ -76,16 +79,29 @@ class Family:
     """Numbers a block keeps of each token for the way back: of the residual stream, which stays float32, and others."""
 
 
-def _gpt2_count(s: Shape) -> Count:
-    """Attention 4 C^2, the MLP 8 C^2; norms two a layer and one, biases eleven and one; positions; a tied head."""
-    c, bias = s.n_embd, s.bias is not False
-    vectors = 2 * s.n_layer + 1 + (11 * s.n_layer + 1 if bias else 0)
-    return Count(12 * s.n_layer * c * c, vectors * c, s.vocab_size * c, s.context * c)
+def _classic_count(s: Shape) -> Count:
+    """Attention 4 C^2, the MLP 8 C^2; norms two a layer, one at the end; biases eleven and one; a tied head.
+
+    gpt1 has no norm at the end, gpt3 no biases of queries, keys and values.
+    """
+    c, bias, end = s.n_embd, s.bias is not False, s.family != "gpt1"
+    biases = s.n_layer * (8 if s.family == "gpt3" else 11) + end if bias else 0
+    vectors = 2 * s.n_layer + end + biases
+    return Count(12 * s.n_layer * c * c, vectors * c, s.vocab_size * c, _table(s))
 
 
-def _gpt2_kept(s: Shape) -> tuple[int, int]:
-    """Two norms' outputs, queries, keys, values, attention's output, the MLP before and behind its GELU."""
-    return 2 * s.n_embd, (2 + 3 + 1 + 4 + 4) * s.n_embd
+def _table(s: Shape) -> int:
+    """Learned positions; the other kinds are computed."""
+    return s.context * s.n_embd if positions_of(s) == "learned" else 0
+
+
+def _classic_kept(s: Shape) -> tuple[int, int]:
+    """Two norms' outputs, queries, keys, values, attention's output, the MLP before and behind its GELU.
+
+    With rotary positions queries and keys plain and turned.
+    """
+    turned = 2 if positions_of(s) == "rotary" else 0
+    return 2 * s.n_embd, (2 + 3 + turned + 1 + 4 + 4) * s.n_embd
 
 
 def _hidden(s: Shape) -> int:
@@ -94,19 +110,28 @@ def _hidden(s: Shape) -> int:
 
 
 def _modern_count(s: Shape) -> Count:
-    """Attention 4 C^2, SwiGLU three matrices, norms of width C twice and of a head's twice; untied head."""
-    c = s.n_embd
-    vectors = s.n_layer * (2 * c + 2 * (c // s.n_head)) + c
-    table = s.vocab_size * c
-    return Count(s.n_layer * (4 * c * c + 3 * c * _hidden(s)), vectors, table, table)
+    """Attention 4 C^2, or less where heads share keys and values; the MLP; norms of width C twice and of a head's
+    twice; an untied head. SwiGLU has three matrices; squared ReLU two of four times the width, and no gains.
+    """
+    c, table = s.n_embd, s.vocab_size * s.n_embd
+    shared = (s.n_kv_head or s.n_head) * (c // s.n_head)
+    swiglu = activation_of(s) == "swiglu"
+    vectors = s.n_layer * (2 * c + 2 * (c // s.n_head)) + c if swiglu else 0
+    mlp = 3 * c * _hidden(s) if swiglu else 8 * c * c
+    return Count(s.n_layer * (2 * c * c + 2 * c * shared + mlp), vectors, table, table + _table(s))
 
 
 def _modern_kept(s: Shape) -> tuple[int, int]:
-    """As GPT-2, with normed and turned queries and keys beside the plain ones, and four of SwiGLU's hidden width."""
-    return 2 * s.n_embd, (2 + 3 + 2 + 1 + 1) * s.n_embd + 4 * _hidden(s)
+    """As GPT-2, with normed and turned queries and keys beside the plain ones, and four of SwiGLU's hidden width.
+
+    Of squared ReLU's three. Keys and values that heads share are repeated for attention.
+    """
+    mlp = 4 * _hidden(s) if activation_of(s) == "swiglu" else 3 * 4 * s.n_embd
+    return 2 * s.n_embd, (2 + 3 + 2 + 1 + 1) * s.n_embd + mlp
 
 
-FAMILIES = {"gpt2": Family(_gpt2_count, _gpt2_kept), "modern": Family(_modern_count, _modern_kept)}
+CLASSIC, MODERN = Family(_classic_count, _classic_kept), Family(_modern_count, _modern_kept)
+FAMILIES = {"gpt1": CLASSIC, "gpt2": CLASSIC, "gpt3": CLASSIC, "modern": MODERN}
 
 
 def count(shape: Shape) -> Count:

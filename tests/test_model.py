@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from gptcore import config
 from gptcore.model import cpu, loss
+from gptcore.model.attention import causal
 from gptcore.model.families import build
 from gptcore.model.gpt import GPTConfig, flops_per_token, parameter_count
 from gptcore.model.weights import load_model, save_model
@@ -15,9 +16,23 @@ from gptcore.model.weights import load_model, save_model
 SHAPE = GPTConfig("gpt2", n_layer=2, n_head=4, n_embd=32, context=16, vocab_size=50)
 
 
-@pytest.fixture(params=["gpt2", "modern"])
+KINDS = {
+    "gpt1": {},
+    "gpt2": {},
+    "gpt2-rotary": {"positions": "rotary"},
+    "gpt3": {"window": 5},
+    "gpt3-sinusoidal": {"window": 9, "positions": "sinusoidal"},
+    "modern": {},
+    "modern-grouped": {"n_kv_head": 2},
+    "modern-nanochat": {"activation": "relu_squared"},
+    "modern-learned": {"positions": "learned"},
+}
+
+
+@pytest.fixture(params=KINDS)
 def model(request):
-    return moved(build(dataclasses.replace(SHAPE, family=request.param)).initialise(3)).eval()
+    family = request.param.split("-")[0]
+    return moved(build(dataclasses.replace(SHAPE, family=family, **KINDS[request.param])).initialise(3)).eval()
 
 
 def moved(model):
@@ -38,20 +53,6 @@ def test_gpt2_small_has_its_published_size_and_the_palm_count_of_operations():
     model = build(GPTConfig.of(config.Model(n_layer=12, n_head=12, n_embd=768, context=1024), 50257))
     assert parameter_count(model) == 124_439_808
     assert flops_per_token(model, 1024) == 6 * (124_439_808 - 1024 * 768) + 12 * 12 * 768 * 1024
-
-
-def test_gpt2s_logits_equal_those_of_transformers(ids):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    model = moved(build(SHAPE).initialise(3)).eval()
-    theirs = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=4)).eval()
-    transposed = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
-    tensors = {f"transformer.{k}": v.T if k.endswith(transposed) else v for k, v in model.state_dict().items()}
-    missing, unexpected = theirs.load_state_dict(tensors, strict=False)
-    assert (missing, unexpected) == (["lm_head.weight"], [])
-    theirs.tie_weights()
-    with torch.no_grad():
-        torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_the_modern_family_knows_distances_and_no_places(ids):
@@ -164,7 +165,7 @@ def test_the_block_written_out_stays_out_of_the_way(ids, monkeypatch):
     model.eval()
     with torch.no_grad():
         model(ids)
-    model.hidden(ids, attend=lambda layer, q, k, v: v)
+    model.hidden(ids, attend=lambda layer, q, k, v, band: v)
     model.hidden(ids, positions=torch.arange(16).expand(3, 16))
     with torch.autocast("cpu", torch.bfloat16):
         model(ids)
@@ -193,8 +194,53 @@ def test_gelu_is_exact_or_in_its_tanh_form(ids):
     for family, activation in (("modern", "gelu"), ("gpt2", "swiglu")):
         with pytest.raises(ValueError, match=f"activation '{activation}' is not one of the {family} family's"):
             dataclasses.replace(SHAPE, family=family, activation=activation)
-        with pytest.raises(ValueError, match=f"activation {activation} is none of the {family} family's"):
+        with pytest.raises(ValueError, match=f"activation '{activation}' is not one of the {family} family's"):
             config.Model(family=family, activation=activation)
+
+
+def test_a_layer_of_gpt3_looks_back_no_further_than_its_band(ids):
+    """Two layers: the second sees 5 tokens of what the first, which sees all, has made; alone it sees 5 in all."""
+    model = moved(build(dataclasses.replace(SHAPE, family="gpt3", window=5)).initialise(3)).eval()
+    assert [model.config.band(layer) for layer in range(4)] == [None, 5, None, 5]
+    assert [GPTConfig("gpt3", 2, 1, 8, 512, 9).band(layer) for layer in (0, 1)] == [None, 256]
+    model.h = model.h[1:]
+    changed = ids.clone()
+    changed[:, 3] = (changed[:, 3] + 1) % 50
+    before, after = model(ids), model(changed)
+    same = torch.isclose(before, after, atol=1e-5).all(-1).all(0)
+    assert same.tolist() == [True] * 3 + [False] * 5 + [True] * 8
+
+
+@pytest.mark.parametrize("length", [4, 5, 6, 10, 11, 15, 23])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_attention_in_chunks_is_attention_under_a_mask(length, kv_heads):
+    draw = torch.Generator().manual_seed(length)
+    q, k, v = (
+        torch.randn(2, heads, length, 8, generator=draw, requires_grad=True) for heads in (4, kv_heads, kv_heads)
+    )
+    back = torch.arange(length)[:, None] - torch.arange(length)
+    every = [x.repeat_interleave(4 // kv_heads, dim=1) for x in (k, v)]
+    plain = F.scaled_dot_product_attention(q, *every, attn_mask=(back >= 0) & (back < 5))
+    ours = causal(q, k, v, band=5)
+    torch.testing.assert_close(ours, plain)
+    for found, expected in zip(*(torch.autograd.grad(y.square().sum(), (q, k, v)) for y in (ours, plain)), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"family": "gpt2", "window": 4}, "window 4: only the gpt3 family"),
+        ({"family": "gpt1", "n_kv_head": 2}, "n_kv_head 2: only the modern family"),
+        ({"family": "modern", "n_kv_head": 3}, r"n_kv_head 3 does not divide n_head 4; numbers that do: \[1, 2, 4\]"),
+        ({"family": "modern", "positions": "absolute"}, "positions 'absolute' is not one of the modern family's"),
+        ({"positions": "rotary", "n_embd": 36}, "n_embd 36 over n_head 4 is odd, and rotary positions turn pairs"),
+        ({"family": "gpt3", "window": 0}, "window 0 is not a positive whole number"),
+    ],
+)
+def test_a_combination_that_no_network_has_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SHAPE, **wrong)
 
 
 def test_a_sequence_over_the_context_is_refused(model):

@@ -77,7 +77,7 @@ def test_an_example_does_not_see_its_neighbours(model):
 def test_attention_is_dropped_in_packed_rows_too(model):
     positions = lay(ROWS).positions
     q, k, v = torch.randn(3, 2, 2, positions.shape[1], 16, generator=torch.Generator().manual_seed(0))
-    kept, dropped = (PackedAttention.of(positions, dropout=p)(0, q, k, v) for p in (0.0, 0.5))
+    kept, dropped = (PackedAttention.of(positions, dropout=p)(0, q, k, v, None) for p in (0.0, 0.5))
     assert not torch.allclose(kept, dropped)
     assert torch.allclose(kept[0, :, 0], v[0, :, 0]), "the first token of an example sees itself alone"
     assert torch.allclose(kept[0, :, 5], v[0, :, 5])

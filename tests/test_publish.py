@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gptcore import config
 from gptcore.adapters import hf, mlflow_client
-from gptcore.adapters.hf import export_hf, from_hf, to_hf
+from gptcore.adapters.hf import export_hf
+from gptcore.adapters.hf_weights import to_hf
 from gptcore.adapters.mlflow_client import MlflowClient, TrackerAway
 from gptcore.adapters.mlflow_models import ModelRegistry
 from gptcore.adapters.mlflow_runs import Tracker
@@ -136,43 +137,38 @@ def test_what_is_published_loads_and_answers(tmp_path: Path, tokenizer: Path) ->
     assert "| qa/exact_match | 0.5000 | 0.0100 | 0.0700 | 0.1000 |" in card
 
 
-def test_our_weights_and_theirs_are_inverses(tmp_path: Path, tokenizer: Path) -> None:
-    write_model(tmp_path, tokenizer, "qa")
-    state = load_model(tmp_path).state_dict()
-    beside = {"lm_head.weight": state["wte.weight"], "transformer.h.0.attn.bias": torch.ones(1)}
-    back = from_hf("gpt2", {**to_hf("gpt2", state), **beside})
-    assert list(back) == list(state) and all(torch.equal(back[name], state[name]) for name in state)
-    assert to_hf("gpt2", state)["transformer.h.0.attn.c_attn.weight"].shape == (32, 96)
-
-
-def test_gpt2_without_biases_is_exported_with_zeros(tmp_path: Path, tokenizer: Path) -> None:
-    write_model(tmp_path, tokenizer, "qa", bias=False, activation="gelu")
-    export_hf(tmp_path, tmp_path / "hf", "a card")
-    state = load_model(tmp_path).state_dict()
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").state_dict()
-    assert {name for name in theirs if name.endswith("bias")} and to_hf("gpt2", state).keys() < theirs.keys()
-    back = from_hf("gpt2", theirs, bias=False)
-    assert list(back) == list(state) and all(torch.equal(back[name], state[name]) for name in state)
-    theirs["transformer.ln_f.bias"] += 1
-    with pytest.raises(ValueError, match=r"without biases cannot hold ln_f\.bias"):
-        from_hf("gpt2", theirs, bias=False)
-
-
-def test_the_modern_family_is_exported_too(tmp_path: Path, tokenizer: Path) -> None:
-    write_model(tmp_path, tokenizer, "qa", family="modern")
+@pytest.mark.parametrize(
+    ("family", "shape"),
+    [
+        ("gpt1", {}),
+        ("gpt2", {"bias": False, "activation": "gelu"}),
+        ("gpt3", {"positions": "sinusoidal"}),
+        ("modern", {"n_kv_head": 1}),
+        ("modern", {"activation": "relu_squared"}),
+    ],
+)
+def test_every_family_is_exported(tmp_path: Path, tokenizer: Path, family: str, shape: dict[str, Any]) -> None:
+    write_model(tmp_path, tokenizer, "qa", family=family, **shape)
     export_hf(tmp_path, tmp_path / "hf", "a card")  # proves that transformers computes the same logits
-    state = load_model(tmp_path).state_dict()
-    theirs = to_hf("modern", state)
-    assert theirs.keys() == AutoModelForCausalLM.from_pretrained(tmp_path / "hf").state_dict().keys()
-    back = from_hf("modern", theirs)
-    assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
+    assert (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "hf").config.vocab_size
+        == load_model(tmp_path).config.vocab_size
+    )
+
+
+def test_a_network_without_a_counterpart_is_registered_only(tmp_path: Path, tokenizer: Path) -> None:
+    inputs, said = finished_inputs(tmp_path, tokenizer), list[str]()
+    write_model(inputs["finetune-qa"], tokenizer, "qa", positions="rotary")
+    work = Work(tmp_path / "publish", inputs, on_say=said.append)
+    assert run_publish(new_tracker(tmp_path / "home"), work, "key")["version"] == "1"
+    assert "no Hugging Face directory" in said[0] and not (work.directory / "hf").exists()
 
 
 def test_an_export_that_differs_is_not_published(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(family: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor + 0.001 for name, tensor in to_hf(family, state).items()}
+    def wrong(shape: GPTConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor + 0.001 for name, tensor in to_hf(shape, state).items()}
 
     tracker = new_tracker(tmp_path / "home")
     monkeypatch.setattr(hf, "to_hf", wrong)

@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from gptcore import cost
-from gptcore.config import Model, SizeName, Training
+from gptcore.config import POSITIONS, Model, SizeName, Training
 from gptcore.model import families, gpt, loss
 from gptcore.model.gpt import GPTConfig, parameter_count
 from gptcore.named_sizes import GPT2, GPT3, GPT3_TOKENS, LADDER, NAMED
@@ -58,9 +58,20 @@ def test_counts_and_flops_are_those_of_the_network(family: str, sizes: tuple[int
     assert flops_per_token(shape, shape.context) - without == 6 * model.head.numel()
 
 
-def test_biases_left_out_are_not_counted() -> None:
-    model = families.build(GPTConfig("gpt2", *SHAPES[1], bias=False))
-    assert count(Shape("gpt2", *SHAPES[1], bias=False)).parameters == parameter_count(model)
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        *((family, {"bias": False}) for family in ("gpt1", "gpt2", "gpt3")),
+        *((family, {"positions": kind}) for family in FAMILIES for kind in POSITIONS[family]),
+        ("modern", {"n_kv_head": 2}),
+        ("modern", {"activation": "relu_squared"}),
+        ("modern", {"activation": "relu_squared", "n_kv_head": 1, "positions": "learned"}),
+    ],
+)
+def test_options_are_counted(family: str, options: dict[str, Any]) -> None:
+    found, model = count(Shape(family, *SHAPES[2], **options)), families.build(GPTConfig(family, *SHAPES[2], **options))
+    assert (found.parameters, found.multiplied) == (parameter_count(model), model.multiplied)
+    assert found.matrices == sum(dict(model.named_parameters())[name].numel() for name in model.stacks)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

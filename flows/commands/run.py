@@ -58,6 +58,8 @@ def main(options: argparse.Namespace) -> int:
         summary = reused_summary(preset, finished, store, tracking_uri(at))
         _conclude(summary, started, options)
         return 0
+    if unpublished := no_counterpart(preset.model):
+        print(f"gptmill: warning: {unpublished}", file=sys.stderr)
     learning = any("torch" in stages(preset)[name].libraries for name in selected if name not in finished)
     return _through_prefect(options, started, learning)
 

@@ -24,8 +24,9 @@ from gptcore.adapters.mlflow_client import (
     save_model,
 )
 from gptcore.adapters.mlflow_models import CHAMPION, DATASET, SKILL, ModelRegistry, score_of
-from gptcore.config import Publish, Skill
+from gptcore.config import Publish, Skill, counterpart
 from gptcore.durable import place, sha256_json, write_json
+from gptcore.model.weights import read_config
 from gptcore.work import Outcome, Work
 
 MODEL_FILES = ("model.safetensors", "config.json", "skill.json", *TOKENIZER_FILES)
@@ -50,15 +51,19 @@ def publish(
 ) -> Outcome:
     """Publish every skill's model. Inputs: `finetune-<skill>` and `benchmark-<skill>` of each, `benchmark-base`.
 
-    1. Write all Hugging Face directories; a wrong one stops here, before anything is registered.
+    1. Write all Hugging Face directories; a wrong one stops here, before anything is registered. A network that no
+    class of transformers computes has none.
     2. For each skill: logged model, its metrics, version, aliases. What an earlier try did is found and kept.
 
     Raises TrackerAway where MLflow does not answer (the stage can be resumed), ValueError for an export that differs.
     """
     measured = {name: measure(skill, work.inputs) for name, skill in skills.items()}
     for done, (name, skill) in enumerate(skills.items()):
-        card = model_card(preset_name, skill, measured[name].metrics)
-        export_hf(work.inputs[f"finetune-{name}"], work.directory / "hf" / name, card)
+        tuned = work.inputs[f"finetune-{name}"]
+        if counterpart(read_config(tuned / "config.json")):
+            export_hf(tuned, work.directory / "hf" / name, model_card(preset_name, skill, measured[name].metrics))
+        else:
+            work.say(f"{name}: no class of transformers computes this network, so there is no Hugging Face directory")
         work.progress(done + 1, 2 * len(skills), "models")
     published: dict[str, Any] = {}
     for done, (name, skill) in enumerate(skills.items(), len(skills)):

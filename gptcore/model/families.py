@@ -6,7 +6,7 @@ from gptcore.model.gpt import GPT, GPTConfig
 from gptcore.model.gpt2 import GPT2
 from gptcore.model.modern import Modern
 
-FAMILIES: dict[str, type[GPT]] = {"gpt2": GPT2, "modern": Modern}
+FAMILIES: dict[str, type[GPT]] = {"gpt1": GPT2, "gpt2": GPT2, "gpt3": GPT2, "modern": Modern}
 
 
 def build(shape: GPTConfig) -> GPT:

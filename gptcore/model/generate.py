@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptcore import durable
+from gptcore.model.attention import causal
 from gptcore.model.gpt import GPT
 
 CACHE_BYTES = {"cpu": 1 << 29, "cuda": 8 << 30}
@@ -84,7 +85,8 @@ class Row:
 def _rows_that_fit(model: GPT, rows: list[Row]) -> int:
     """How many of the rows the cache's bound allows, at least one."""
     longest = max(len(row.prompt) + row.limit for row in rows)
-    row_bytes = 2 * 4 * model.config.n_layer * model.config.n_embd * longest
+    c = model.config
+    row_bytes = 2 * 4 * c.n_layer * (c.n_kv_head or c.n_head) * (c.n_embd // c.n_head) * longest
     return max(1, min(len(rows), CACHE_BYTES[model.device.type] // row_bytes))
 
 
@@ -108,39 +110,52 @@ class Cache:
     """
 
     def __init__(self, model: GPT, rows: int, length: int, used: Tensor) -> None:
-        shape = (model.config.n_layer, rows, model.config.n_head, length, model.config.n_embd // model.config.n_head)
+        c = model.config
+        shape = (c.n_layer, rows, c.n_kv_head or c.n_head, length, c.n_embd // c.n_head)
         self.keys = torch.zeros(shape, device=model.device)
         self.values = torch.zeros(shape, device=model.device)
         self.used = used  # (B,) tokens of each row that the cache holds
         self.rows = torch.arange(rows, device=model.device)
         self.visible = 0  # columns that any row uses
-        self.mask: Tensor | None = None
+        self._masks: dict[int | None, Tensor] = {}
 
     def advance(self) -> None:
         """Make room for one more token a row; a row that has ended and waits to leave rewrites its last place."""
         self.used.clamp_(max=self.keys.shape[3] - 1)
         self.visible = int(self.used.max()) + 1
-        columns = torch.arange(self.visible, device=self.used.device)
-        hidden = columns > self.used[:, None]  # (B, visible)
-        self.mask = torch.zeros(hidden.shape, device=self.used.device).masked_fill_(hidden, -torch.inf)[:, None, None]
+        self._masks = {}
+
+    def _mask(self, band: int | None) -> Tensor:
+        """What to add to the scores of the visible columns, (B, 1, 1, visible)."""
+        if band not in self._masks:
+            columns, newest = torch.arange(self.visible, device=self.used.device), self.used[:, None]
+            hidden = columns > newest  # (B, visible)
+            if band is not None:
+                hidden |= columns <= newest - band
+            zeros = torch.zeros(hidden.shape, device=hidden.device)
+            self._masks[band] = zeros.masked_fill_(hidden, -torch.inf)[:, None, None]
+        return self._masks[band]
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but these."""
         self.keys, self.values, self.used = self.keys[:, rows], self.values[:, rows], self.used[rows]
         self.rows = self.rows[: len(rows)]
 
-    def prefill(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def prefill(self, layer: int, q: Tensor, k: Tensor, v: Tensor, band: int | None) -> Tensor:
         """Attention within the prompts (B, H, T, D), whose keys and values are kept."""
         length = k.shape[2]
         self.keys[layer, :, :, :length], self.values[layer, :, :, :length] = k, v
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return causal(q, k, v, band)
 
-    def decode(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of one new token a row (B, H, 1, D) to all before it."""
+    def decode(self, layer: int, q: Tensor, k: Tensor, v: Tensor, band: int | None) -> Tensor:
+        """Attention of one new token a row (B, H, 1, D) to all before it, or those within a band."""
         keys, values = self.keys[layer], self.values[layer]
         keys[self.rows, :, self.used], values[self.rows, :, self.used] = k[:, :, 0], v[:, :, 0]
         keys, values = keys[:, :, : self.visible], values[:, :, : self.visible]
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=self.mask)
+        rows, heads, _, width = q.shape
+        q = q.view(rows, keys.shape[1], -1, width)  # query heads that share keys and values: rows of one matrix
+        y = F.scaled_dot_product_attention(q, keys, values, attn_mask=self._mask(band))
+        return y.view(rows, heads, 1, width)
 
 
 def _generate_batch(model: GPT, rows: list[Row], stop: Set[int], temperature: float, top_k: int | None) -> None:

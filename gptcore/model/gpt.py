@@ -29,25 +29,25 @@ class GPTConfig:
     dropout: float = 0.0
     activation: str | None = None
     bias: bool | None = None
+    positions: str | None = None
+    n_kv_head: int | None = None
+    window: int | None = None
 
     def __post_init__(self) -> None:
         if self.family not in config.CONTEXT_LIMITS:
             raise ValueError(f"family {self.family!r} is not one of {sorted(config.CONTEXT_LIMITS)}")
-        for name in ("n_layer", "n_head", "n_embd", "context", "vocab_size"):
-            value = getattr(self, name)
+        needed = {name: getattr(self, name) for name in ("n_layer", "n_head", "n_embd", "context", "vocab_size")}
+        given = {name: value for name in ("n_kv_head", "window") if (value := getattr(self, name)) is not None}
+        for name, value in {**needed, **given}.items():
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} {value!r} is not a positive whole number")
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_head {self.n_head} does not divide n_embd {self.n_embd}")
-        if self.activation not in (None, *config.ACTIVATIONS[self.family]):
-            raise ValueError(
-                f"activation {self.activation!r} is not one of the {self.family} family's "
-                f"{list(config.ACTIVATIONS[self.family])}"
-            )
-        if self.bias and self.family == "modern":
-            raise ValueError("bias true: the modern family has none")
+        config.check_shape(self)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout!r} is not in [0, 1)")
+
+    def band(self, layer: int) -> int | None:
+        """Tokens that a layer looks back, itself among them; None for all (Brown et al. 2020, section 2.1)."""
+        return (self.window or config.BAND) if self.family == "gpt3" and layer % 2 else None
 
     @classmethod
     def of(cls, model: config.Model, vocab_size: int) -> GPTConfig:
@@ -58,8 +58,8 @@ class GPTConfig:
 class Attend(Protocol):
     """How queries meet keys: within the sequence, or with those a cache remembers."""
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(B, H, T, D) each, and so is the result."""
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, band: int | None) -> Tensor:
+        """(B, H, T, D), keys and values (B, H_kv, T, D) -> (B, H, T, D); `band` as `GPTConfig.band`."""
         ...
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from gptcore.model.attention import causal
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,15 @@ class PackedAttention:
         """The same on a device."""
         return PackedAttention(self.sources.to(device), self.places.to(device), self.longest, self.dropout)
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(B, H, T, D) each, and so is the result."""
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, band: int | None) -> Tensor:
+        """As `gptcore.model.attention.causal`."""
         rows, heads, length, width = q.shape
 
         def apart(x: Tensor) -> Tensor:
             """(B, H, T, D) -> (E, H, L, D)."""
-            moved = x.transpose(1, 2).reshape(rows * length, heads * width).index_select(0, self.sources)
-            return moved.view(-1, self.longest, heads, width).transpose(1, 2)
+            moved = x.transpose(1, 2).reshape(rows * length, -1).index_select(0, self.sources)
+            return moved.view(-1, self.longest, x.shape[1], width).transpose(1, 2)
 
-        y = F.scaled_dot_product_attention(apart(q), apart(k), apart(v), dropout_p=self.dropout, is_causal=True)
+        y = causal(apart(q), apart(k), apart(v), band, self.dropout)
         packed = y.transpose(1, 2).reshape(-1, heads * width).index_select(0, self.places)
         return packed.view(rows, length, heads, width).transpose(1, 2)
