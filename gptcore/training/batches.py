@@ -41,7 +41,7 @@ class Batch:
         return float(self.weights.sum())
 
     def rows(self, micro_batch_tokens: int | None) -> int:
-        """Rows of a pass of at most so many tokens, at least one, the passes as equal as can be; None stands for all."""
+        """Rows of passes as equal as can be, of at most so many tokens each, at least a row; None stands for all."""
         fit = max(1, (micro_batch_tokens or self.inputs.numel()) // self.inputs.shape[1])
         passes = -(-len(self.inputs) // fit)
         return -(-len(self.inputs) // passes)

@@ -17,7 +17,7 @@ from gptcore.training.team import ALONE, Team
 
 GPU_PASS_TOKENS = 32_768
 CPU_PASS_NUMBERS = 1_800_000
-"""Tokens times layers times width of a pass: about 120 MB are kept for the way back. More is a few hundredths faster."""
+"""Tokens times layers times width of a pass: about 120 MB are kept for the way back. More is hardly faster."""
 
 
 def pass_tokens(asked: int | None, model: GPT) -> int:
