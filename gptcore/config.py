@@ -41,6 +41,7 @@ BAND = 256
 
 SizeName = Literal[
     "auto",
+    "gpt1",
     "gpt2-small",
     "gpt2-medium",
     "gpt2-large",

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gptcore.config import DIAL_FIELDS, Finetune, Model, Positive, Pretrain, Runtime, SizeName, Tokenizer
 from gptcore.hardware import resolve_dtype
-from gptcore.named_sizes import LADDER, NAMED, NamedSize
+from gptcore.named_sizes import GPT3, LADDER, NAMED, NamedSize
 from gptcore.sizes import FAMILIES, Shape, count, flops_per_token
 from gptcore.speed import Machine, this_machine
 
@@ -34,7 +34,7 @@ FINETUNE_RATE, FINETUNE_BATCH = 0.5, 32_768
 BESIDE_MUON = 10 / 3
 """AdamW's rate for the tables beside Muon, over its rate alone; measured at 1.3 M parameters only."""
 
-_PUBLISHED = [size for size in NAMED.values() if size.learning_rate]
+_PUBLISHED = list(GPT3.values())
 RATES = [(1.3e6, 3e-3), *((size.parameters, size.learning_rate or 0.0) for size in _PUBLISHED)]
 """(parameters, AdamW's peak rate): benchmarks/RESULTS.md, then GPT-3's table 2.1; a line between logarithms."""
 BATCHES = [(1.3e6, LEAST_BATCH), *((size.parameters, size.batch_tokens) for size in _PUBLISHED)]

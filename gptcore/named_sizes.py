@@ -53,7 +53,11 @@ GPT2 = {
 """Radford et al. 2019, table 2 (layers and widths) and section 2.3 (512 sequences of 1,024); heads and parameters are
 those of the released models, the table's counts being too low. No rate was published."""
 
-NAMED = {**GPT2, **GPT3}
+GPT1 = {"gpt1": NamedSize(12, 12, 768, 64 * 512, 117e6, 2.5e-4)}
+"""Radford et al. 2018, section 4.1: 64 sequences of 512 tokens a batch. The number of parameters is the one Radford et
+al. 2019 give it in table 2, where it is the smallest; of the released model's 40,478 tokens it is 116.5 M."""
+
+NAMED = {**GPT1, **GPT2, **GPT3}
 
 LADDER = (
     (4, 2, 128),

@@ -16,7 +16,7 @@ from gptcore import cost
 from gptcore.config import POSITIONS, Model, SizeName, Training
 from gptcore.model import families, gpt, loss
 from gptcore.model.gpt import GPTConfig, parameter_count
-from gptcore.named_sizes import GPT2, GPT3, GPT3_TOKENS, LADDER, NAMED
+from gptcore.named_sizes import GPT1, GPT2, GPT3, GPT3_TOKENS, LADDER, NAMED
 from gptcore.sizes import (
     FAMILIES,
     LOGITS_AT_ONCE,
@@ -118,6 +118,13 @@ def test_gpt3s_printed_shapes_that_cannot_be() -> None:
     assert float(f"{printed:.3e}") != GPT3["gpt3-13b"].parameters
     wider = count(Shape("gpt2", 24, 16, 2048, 2048, 50257)).parameters + 24 * 4 * 2048 * (24 * 128 - 2048)
     assert float(f"{wider:.2e}") != GPT3["gpt3-xl"].parameters
+
+
+def test_gpt1_has_its_published_size() -> None:
+    size = GPT1["gpt1"]
+    found = count(Shape("gpt1", size.n_layer, size.n_head, size.n_embd, context=512, vocab_size=40_478)).parameters
+    assert found == 116_534_784  # of the released weights
+    assert found == pytest.approx(size.parameters, rel=0.005)
 
 
 @pytest.mark.parametrize("name", GPT2)

@@ -19,7 +19,7 @@ from flows.ephemeral_server import prefect_server
 from flows.prefect_settings import prepare_prefect
 from flows.uncollected import uncollected
 from gptcore.adapters.mlflow_lookup import Presence, run_presence
-from gptcore.config import Preset
+from gptcore.config import Preset, no_counterpart
 from gptcore.plan import StagePlan, make_plan, resolve_sources, select
 from gptcore.presets import ConfigError, load_preset
 from gptcore.stages import stages
