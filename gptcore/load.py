@@ -10,6 +10,7 @@ from pathlib import Path
 from gptcore.config import Skill
 from gptcore.model.generate import generate
 from gptcore.model.gpt import GPT
+from gptcore.model.sampling import Sampling
 from gptcore.model.weights import load_model
 from gptcore.text.skills import encode_example
 from gptcore.text.tokenizer import TextTokenizer
@@ -37,14 +38,16 @@ class LoadedModel:
         self,
         texts: Sequence[str],
         max_new_tokens: int = 64,
-        temperature: float = 0.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         seed: int = 0,
     ) -> list[str]:
         """The continuation of each text; ValueError for an empty text or one longer than the context."""
         prompts = [self.tokenizer.encode(text) for text in texts]
-        new = generate(self.model, prompts, max_new_tokens, {self.tokenizer.eot}, temperature, top_k, seed)
-        return [self.tokenizer.decode(ids) for ids in new]
+        found = generate(
+            self.model, prompts, max_new_tokens, {self.tokenizer.eot}, Sampling(temperature, top_k), seed=seed
+        )
+        return [self.tokenizer.decode(answer.tokens) for (answer,) in found]
 
     def answer(self, examples: Sequence[Mapping[str, str]]) -> list[str]:
         """The skill's output for each example's fields ({context, question} for qa); ValueError for a base model."""
@@ -52,8 +55,8 @@ class LoadedModel:
             raise ValueError("this is a base model, tuned for no skill: use generate, or a finetune-<skill> model")
         use = self.use
         prompts = [encode_example(use.skill, e, None, self.tokenizer, use.max_input_tokens)[0] for e in examples]
-        new = generate(self.model, prompts, use.max_target_tokens, {self.tokenizer.eot})
-        return [self.tokenizer.decode(ids).strip() for ids in new]
+        found = generate(self.model, prompts, use.max_target_tokens, {self.tokenizer.eot})
+        return [self.tokenizer.decode(answer.tokens).strip() for (answer,) in found]
 
 
 def load(directory: str | Path, device: str = "cpu") -> LoadedModel:

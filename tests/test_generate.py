@@ -5,16 +5,33 @@ import pytest
 import torch
 
 from gptcore.model import generate as generation
+from gptcore.model.beams import Beams
 from gptcore.model.families import build
-from gptcore.model.generate import generate
 from gptcore.model.gpt import GPTConfig
+from gptcore.model.sampling import Sampling
 
 CONTEXT, VOCABULARY = 24, 40
 
 
-@pytest.fixture(scope="module", params=["gpt2", "modern"])
+KINDS = {
+    "gpt1": {},
+    "gpt2": {},
+    "gpt3": {"window": 5},
+    "gpt3-wide": {"window": 20, "positions": "rotary"},
+    "modern": {},
+    "modern-shared": {"n_kv_head": 1},
+}
+
+
+def generate(*args, **kwargs):
+    """The tokens of the only answer to each prompt."""
+    return [answer.tokens for (answer,) in generation.generate(*args, **kwargs)]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def model(request):
-    model = build(GPTConfig(request.param, 2, 2, 16, CONTEXT, VOCABULARY)).initialise(5)
+    family = request.param.split("-")[0]
+    model = build(GPTConfig(family, 2, 2, 16, CONTEXT, VOCABULARY, **KINDS[request.param])).initialise(5)
     with torch.no_grad():  # larger weights, so that the likeliest token is no near tie
         draw = torch.Generator().manual_seed(5)
         for parameter in model.parameters():
@@ -62,10 +79,12 @@ def test_a_bounded_cache_gives_the_same(model, prompts, monkeypatch):
     expected = generate(model, prompts, 10, {3})
     monkeypatch.setitem(generation.CACHE_BYTES, "cpu", 3 * 2 * 4 * 2 * 16 * CONTEXT)
     assert generate(model, prompts, 10, {3}) == expected
+    monkeypatch.setattr(generation, "READ_TOKENS", 30)
+    assert generate(model, prompts, 10, {3}) == expected
 
 
 def test_a_sampled_row_does_not_depend_on_its_neighbours(model, prompts):
-    settings = {"max_new_tokens": 8, "stop": {3}, "temperature": 1.3, "top_k": 20, "seed": 4}
+    settings = {"max_new_tokens": 8, "stop": {3}, "sampling": Sampling(1.3, top_k=20), "seed": 4}
     together = generate(model, prompts, **settings)
     assert together[::-1] == generate(model, prompts[::-1], **settings)
     assert together[:5] == [generate(model, [prompt], **settings)[0] for prompt in prompts[:5]]
@@ -73,21 +92,106 @@ def test_a_sampled_row_does_not_depend_on_its_neighbours(model, prompts):
 
 
 def test_repeated_prompts_are_sampled_apart(model):
-    answers = generate(model, [[1, 2]] * 8, 8, set(), temperature=1.5)
+    answers = generate(model, [[1, 2]] * 8, 8, set(), Sampling(1.5))
     assert len({tuple(answer) for answer in answers}) > 4
 
 
 def test_sampling_follows_the_softmax():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.2, 0.0]])).repeat(4000, 1)
-    draws = generation._generators([[i] for i in range(4000)], 0)
-    shares = torch.bincount(generation.pick(logits, 1.0, None, draws), minlength=4) / 4000
-    torch.testing.assert_close(shares, torch.tensor([0.5, 0.3, 0.2, 0.0]), atol=0.03, rtol=0)
-    shares = torch.bincount(generation.pick(logits, 1.0, 2, draws), minlength=4) / 4000
-    torch.testing.assert_close(shares, torch.tensor([0.625, 0.375, 0, 0]), atol=0.03, rtol=0)
+    draws = generation._generators([[i] for i in range(4000)], 0, 1)
+    for sampling, expected in (
+        (Sampling(1.0), [0.5, 0.3, 0.2, 0.0]),
+        (Sampling(0.5), [0.25 / 0.38, 0.09 / 0.38, 0.04 / 0.38, 0.0]),
+        (Sampling(1.0, top_k=2), [0.625, 0.375, 0.0, 0.0]),
+        (Sampling(1.0, top_p=0.75), [0.625, 0.375, 0.0, 0.0]),
+        (Sampling(1.0, top_p=0.1), [1.0, 0.0, 0.0, 0.0]),
+        (Sampling(1.0, min_p=0.5), [0.625, 0.375, 0.0, 0.0]),
+        (Sampling(1.0, min_p=0.7), [1.0, 0.0, 0.0, 0.0]),
+    ):
+        shares = torch.bincount(sampling.pick(logits, draws), minlength=4) / 4000
+        torch.testing.assert_close(shares, torch.tensor(expected), atol=0.03, rtol=0)
+
+
+def test_settings_keep_the_tokens_that_transformers_keeps():
+    from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
+
+    draw = torch.Generator().manual_seed(0)
+    logits, ids = torch.randn(30, 50, generator=draw) * 3, torch.randint(50, (30, 6), generator=draw)
+    for sampling, theirs in (
+        (Sampling(1.0, top_k=7), TopKLogitsWarper(7)),
+        (Sampling(1.0, top_p=0.8), TopPLogitsWarper(0.8)),
+        (Sampling(1.0, min_p=0.1), MinPLogitsWarper(0.1)),
+    ):
+        ours = sampling._kept(logits.double())
+        assert torch.equal(ours.isinf(), theirs(ids, logits.double()).isinf())
+    seen = torch.zeros(30, 50, dtype=torch.bool).scatter(1, ids, True)
+    torch.testing.assert_close(
+        Sampling(repetition_penalty=1.7).penalised(logits, seen), RepetitionPenaltyLogitsProcessor(1.7)(ids, logits)
+    )
 
 
 def test_top_1_is_greedy(model, prompts):
-    assert generate(model, prompts, 6, set(), temperature=0.7, top_k=1) == generate(model, prompts, 6, set())
+    assert generate(model, prompts, 6, set(), Sampling(0.7, top_k=1)) == generate(model, prompts, 6, set())
+
+
+def test_several_answers_to_a_prompt_are_those_of_the_prompt_repeated(model, prompts):
+    sampling = Sampling(1.3, top_p=0.9)
+    answers = generation.generate(model, prompts, 10, {3, 17}, sampling, samples=4, seed=2)
+    repeated = [prompt for prompt in prompts for _ in range(4)]
+    assert [a.tokens for group in answers for a in group] == generate(model, repeated, 10, {3, 17}, sampling, seed=2)
+
+
+def test_repeated_tokens_are_penalised(model, prompts):
+    """Heavily enough, nothing is written twice."""
+    written = generate(model, prompts, 10, (), Sampling(repetition_penalty=1e6))
+    plain = generate(model, prompts, 10, ())
+    assert all(len({*p, *a}) == len({*p}) + len(a) for p, a in zip(prompts, written, strict=True))
+    assert any(len({*p, *a}) < len({*p}) + len(a) for p, a in zip(prompts, plain, strict=True))
+
+
+def test_why_an_answer_ended_is_told(model, prompts):
+    heard = []
+    until, listen = lambda ids: ids[-1] == 5, lambda answer, token: heard.append((answer, token))
+    found = generation.generate(model, prompts, 6, {3}, until=until, listen=listen)
+    for prompt, (answer,) in zip(prompts, found, strict=True):
+        if answer.tokens[-1:] == [5]:
+            reason = "stop"
+        elif len(answer.tokens) == 6:
+            reason = "length"
+        else:
+            reason = "context" if len(prompt) + len(answer.tokens) == CONTEXT else "stop"
+        assert answer.reason == reason
+        assert [token for other, token in heard if other is answer] == answer.tokens
+    assert {answer.reason for (answer,) in found} >= {"length", "context"}
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
+def test_beam_search_finds_what_transformers_finds(model, prompts, penalty):
+    import transformers
+
+    from gptcore.adapters.hf_config import hf_config
+    from gptcore.adapters.hf_weights import to_hf
+    from gptcore.config import counterpart
+
+    if not counterpart(model.config):
+        pytest.skip("no counterpart")
+    theirs = getattr(transformers, counterpart(model.config))(hf_config(model.config, {})).eval()
+    theirs.load_state_dict(to_hf(model.config, model.state_dict()), strict=False)
+    theirs.tie_weights()
+    for prompt in prompts[:12]:
+        if len(prompt) > CONTEXT - 9:
+            continue
+        made = theirs.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=8, num_beams=3, num_return_sequences=3, do_sample=False,
+            length_penalty=penalty, eos_token_id=[3, 17], pad_token_id=39,
+        )  # fmt: skip
+        expected = [[t for t in row[len(prompt) :].tolist() if t not in (3, 17, 39)] for row in made]
+        found = generation.generate(model, [prompt], 8, {3, 17}, samples=3, beams=Beams(3, penalty))[0]
+        assert [[t for t in answer.tokens if t != 39] for answer in found] == expected
+
+
+def test_one_beam_is_greedy(model, prompts):
+    assert generate(model, prompts, 8, {3}, beams=Beams(1)) == generate(model, prompts, 8, {3})
 
 
 @pytest.mark.parametrize(
@@ -95,14 +199,41 @@ def test_top_1_is_greedy(model, prompts):
     [
         ([[1], []], {}, "prompt 1 has 0 tokens"),
         ([[1] * CONTEXT], {}, rf"prompt 0 has {CONTEXT} tokens .*allowed: 1 to {CONTEXT - 1}"),
-        ([[1]], {"temperature": -1.0}, "temperature -1.0"),
-        ([[1]], {"top_k": 0}, "top_k 0"),
+        ([[1], [2, VOCABULARY]], {}, f"prompt 1 holds token {VOCABULARY}; allowed: 0 to {VOCABULARY - 1}"),
+        ([[-1]], {}, "prompt 0 holds token -1"),
+        ([[1]], {"samples": 0}, "0 answers a prompt"),
+        ([[1]], {"beams": Beams(2), "samples": 3}, "beams 2 take no sampling, and give at most as many answers, not 3"),
+        ([[1]], {"beams": Beams(2), "sampling": Sampling(1.0)}, "beams 2 take no sampling"),
         ([[1]], {"max_new_tokens": [1, 2]}, "2 values of max_new_tokens for 1 prompts"),
     ],
 )
 def test_impossible_calls_are_refused(model, prompts, settings, message):
     with pytest.raises(ValueError, match=message):
         generate(model, prompts, **{"max_new_tokens": 3, "stop": set(), **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 0.0}, "temperature 0.0 must be a positive number, or None"),
+        ({"temperature": -1.0}, "temperature -1.0"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"temperature": 1.0, "top_k": 0}, "top_k 0 must be at least 1"),
+        ({"temperature": 1.0, "top_p": 0.0}, "top_p 0.0 must be above 0 and at most 1"),
+        ({"temperature": 1.0, "top_p": 1.1}, "top_p 1.1"),
+        ({"temperature": 1.0, "min_p": 2.0}, "min_p 2.0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty 0.0 must be a positive number"),
+        ({"top_p": 0.9}, "top_p without a temperature: nothing is drawn"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling(**settings)
+
+
+def test_no_beams_are_refused():
+    with pytest.raises(ValueError, match="beams 0 must be at least 1"):
+        Beams(0)
 
 
 def test_no_prompts_give_no_answers(model):

@@ -147,9 +147,9 @@ class GptmillLM(TemplateLM):  # type: ignore[misc]
         for start in range(0, len(order), self.batch_items):
             batch = order[start : start + self.batch_items]
             made = generate(self.model, [prompts[i] for i in batch], [limits[i] for i in batch], {self.text.eot})
-            for i, ids in zip(batch, made, strict=True):
+            for i, (answer,) in zip(batch, made, strict=True):
                 stops = requests[i].args[1].get("until") or []
-                answers[i] = _before(self.text.decode(ids), [stops] if isinstance(stops, str) else stops)
+                answers[i] = _before(self.text.decode(answer.tokens), [stops] if isinstance(stops, str) else stops)
             self.on_progress(start + len(batch), len(order))
         return answers
 

@@ -105,10 +105,10 @@ class GPT(nn.Module, ABC):
     def hidden(self, ids: Tensor, positions: Tensor | None = None, attend: Attend | None = None) -> Tensor:
         """Ids (B, T) -> last hidden states (B, T, C). Without `positions` (B, T) they count from 0.
 
-        Raises ValueError when T exceeds the context.
+        Raises ValueError when T exceeds the context; with positions, rows may hold several sequences end to end.
         """
         length = ids.shape[1]
-        if length > self.config.context:
+        if positions is None and length > self.config.context:
             raise ValueError(f"a sequence of {length} tokens exceeds the model's context of {self.config.context}")
         return self.blocks(self.embed(ids, positions), positions, attend)
 
