@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import statistics
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train import Bench, Scale, rounded, say  # this folder's train.py
+from train import Bench, Scale, rounded, say, write_tokens  # this folder's train.py
 
 VOCABULARY = 50_304
 """nanoGPT pads GPT-2's 50,257 to a multiple of 64."""
@@ -79,21 +78,11 @@ def prepare(folder: Path) -> Path:
     """Random tokens, for both sides."""
     import numpy as np
 
-    ours, theirs = folder / "tokens", folder / "peer" / "data" / "text"
-    ours.mkdir(parents=True)
-    theirs.mkdir(parents=True)
-    draw, splits = np.random.default_rng(1), {}
-    for split, peer_name, size in (("train", "train", 20_000_000), ("validation", "val", 200_000)):
-        ids = draw.integers(0, VOCABULARY, size).astype("<u2")
-        ids.tofile(ours / f"{split}-00000.bin")
-        ids.tofile(theirs / f"{peer_name}.bin")
-        entry = {"tokens": size, "bytes": size, "documents": 1}
-        splits[split] = {"shards": [{"file": f"{split}-00000.bin", **entry}], **entry}
-    np.save(ours / "token_bytes.npy", np.ones(VOCABULARY, dtype=np.int32))
-    (ours / "index.json").write_text(json.dumps({"dtype": "uint16", "vocab_size": VOCABULARY, "splits": splits}))
-    (theirs / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": VOCABULARY}))
-    (folder / "tokenizer").mkdir()
-    return folder
+    draw = np.random.default_rng(1)
+    ids = {
+        split: draw.integers(0, VOCABULARY, size) for split, size in (("train", 20_000_000), ("validation", 200_000))
+    }
+    return write_tokens(folder, ids, np.ones(VOCABULARY))
 
 
 def ours(bench: Bench) -> float:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from train import write_tokens  # this folder's train.py
 
 VOCABULARY = 4096
 SETTLING = 2
@@ -44,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All speeds, and what they say."""
-    write_inputs(folder, tokens=200_000)
+    draw = np.random.default_rng(1)
+    ids = {split: draw.integers(0, VOCABULARY, size) for split, size in (("train", 200_000), ("validation", 20_000))}
+    write_tokens(folder, ids, np.ones(VOCABULARY))
     speeds: dict[int, list[float]] = {1: [], options.devices: []}
     for turn in range(options.rounds):
         for devices in speeds:
@@ -82,26 +85,12 @@ def tokens_per_second(options: argparse.Namespace, devices: int, folder: Path, n
         parallel=options.parallel,
     )
     runtime = Runtime(threads=1, checkpoint_every=options.steps)
-    work = Work(folder / name, {"tokens": folder / "tokens", "tokenizer": folder}, runtime)
+    work = Work(folder / name, {"tokens": folder / "tokens", "tokenizer": folder / "tokenizer"}, runtime)
     pretrain(Model(family=options.family, context=options.context, **shape), config, work)
     work.metrics.close()
     logged = [line["m"] for line in read_metrics(folder / name / "metrics.jsonl")]
     speeds = [found["pretrain/tokens_per_second"] for found in logged if "pretrain/tokens_per_second" in found]
     return statistics.median(speeds[SETTLING:])
-
-
-def write_inputs(folder: Path, tokens: int) -> None:
-    """A finished `tokens` stage of random ids, each of one byte."""
-    directory, draw = folder / "tokens", np.random.default_rng(1)
-    directory.mkdir()
-    splits = {}
-    for split, count in (("train", tokens), ("validation", tokens // 10)):
-        draw.integers(0, VOCABULARY, count).astype("<u2").tofile(directory / f"{split}-00000.bin")
-        shard = {"file": f"{split}-00000.bin", "tokens": count, "bytes": count, "documents": 1}
-        splits[split] = {"shards": [shard], "tokens": count, "bytes": count, "documents": 1}
-    np.save(directory / "token_bytes.npy", np.ones(VOCABULARY, dtype=np.int32))
-    index = {"dtype": "uint16", "vocab_size": VOCABULARY, "splits": splits}
-    (directory / "index.json").write_text(json.dumps(index))
 
 
 if __name__ == "__main__":

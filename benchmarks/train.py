@@ -152,20 +152,29 @@ def prepare(folder: Path, text_file: Path, name: str) -> Path:
         sizes = np.array([len(letter.encode()) for letter in letters])
     else:
         ids, sizes = bpe(parts)
+    return write_tokens(folder, ids, sizes)
+
+
+def write_tokens(folder: Path, ids: dict[str, Any], sizes: Any) -> Path:
+    """A finished `tokens` stage, a `tokenizer` of no files, and the same tokens as the peer reads them.
+
+    ids: of `train` and `validation`, as arrays; sizes: the bytes of every token.
+    """
+    import numpy as np
+
     ours, theirs = folder / "tokens", folder / "peer" / "data" / "text"
-    ours.mkdir(parents=True)
-    theirs.mkdir(parents=True)
+    for directory in (ours, theirs, folder / "tokenizer"):
+        directory.mkdir(parents=True)
     splits = {}
     for split, peer_name in (("train", "train"), ("validation", "val")):
         found = ids[split].astype("<u2")
         found.tofile(ours / f"{split}-00000.bin")
         found.tofile(theirs / f"{peer_name}.bin")
-        entry = {"tokens": len(found), "bytes": len(parts[split].encode()), "documents": 1}
+        entry = {"tokens": len(found), "bytes": int(sizes[found].sum()), "documents": 1}
         splits[split] = {"shards": [{"file": f"{split}-00000.bin", **entry}], **entry}
     np.save(ours / "token_bytes.npy", sizes.astype(np.int32))
     (ours / "index.json").write_text(json.dumps({"dtype": "uint16", "vocab_size": len(sizes), "splits": splits}))
     (theirs / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": len(sizes)}))
-    (folder / "tokenizer").mkdir()
     return folder
 
 

@@ -1,7 +1,8 @@
-"""Files that are whole or absent: written aside, synced, renamed; and digests of what is read back."""
+"""Files that are whole or absent: written aside, synced, renamed; digests of what is read back; a lock."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -35,6 +36,15 @@ def sync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be the only process of this machine inside; the kernel drops the lock when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

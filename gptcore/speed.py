@@ -39,7 +39,7 @@ class Machine:
     """The GPU's name; None for a CPU, and where the driver does not say."""
     cores: int
     memory_bytes: int | None
-    """Of the GPU, or RAM; None where the driver does not say."""
+    """Of the GPU that has least, or RAM; None where the driver does not say."""
 
     def flops(self, dtype: str, n_embd: int, threads: int | None = None) -> float | None:
         """Operations a second that training reaches, estimated; None where the tables do not know the device."""
@@ -57,21 +57,22 @@ def peak_bfloat16(name: str) -> float | None:
 
 
 def this_machine(runtime: Runtime) -> Machine:
-    """The machine at hand; of several GPUs the first."""
+    """The machine at hand; of several GPUs the first one's name and the least memory."""
     device, cores = resolve_device(runtime), os.cpu_count() or 1
     if device == "cpu":
         return Machine(device, None, cores, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    name, memory = _first_gpu()
+    name, memory = _gpus()
     return Machine(device, name, cores, memory)
 
 
-def _first_gpu() -> tuple[str | None, int | None]:
-    """Name and memory in bytes, from the driver."""
+def _gpus() -> tuple[str | None, int | None]:
+    """The first one's name and the least memory, bytes, from the driver: torch would take a GPU's memory to say it."""
     import pynvml  # a GPU's machines only
 
     try:
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        return str(pynvml.nvmlDeviceGetName(handle)), int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        least = min(int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles)
+        return str(pynvml.nvmlDeviceGetName(handles[0])), least
     except pynvml.NVMLError:  # asked for by name where there is none: training will say so
         return None, None

@@ -1,4 +1,4 @@
-"""One Prefect server, and one tiny pipeline finished on it, for every test that needs them."""
+"""One Prefect server and one tiny pipeline finished on it, for tests that need them; and tidying after each test."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from prefect_fixtures import Api, prefect_server
 from tiny_pipeline import answer, gptmill, write_preset
+from tiny_training import close_workspaces
 
 PATIENCE_S = 600.0
 """For one run; it takes 30 on two idle cores."""
@@ -53,3 +54,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, prefect: Api) -> Finished:
     home, preset = folder / "home", write_preset(folder)
     done = gptmill(home, "run", preset, "--json", timeout=PATIENCE_S, PREFECT_API_URL=prefect.url)
     return Finished(home, preset, prefect, done)
+
+
+@pytest.fixture(autouse=True)
+def _workspaces_closed() -> Iterator[None]:
+    yield
+    close_workspaces()

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,30 +20,33 @@ tokenizer: {vocab_size: 512, train_bytes: 200_000}
 """
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in FOLDER.glob("*.py")))
-def test_every_script_explains_itself(script: str, tmp_path: Path) -> None:
+def printed(tmp_path: Path, script: str, *arguments: str | Path, timeout: float, **variables: str) -> str:
+    """What a script prints, run in a folder of its own."""
     done = subprocess.run(
-        [sys.executable, FOLDER / script, "--help"],
-        env=environment(tmp_path / "home"),
+        [sys.executable, FOLDER / script, *arguments],
+        env={**environment(tmp_path / "home"), **variables},
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stderr
-    assert "JSON" in done.stdout and not list(tmp_path.iterdir())
+    return done.stdout
+
+
+def found_by(tmp_path: Path, script: str, *arguments: str | Path, **variables: str) -> dict[str, Any]:
+    """The JSON object on its last line."""
+    found: dict[str, Any] = json.loads(printed(tmp_path, script, *arguments, timeout=280, **variables).splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in FOLDER.glob("*.py")))
+def test_every_script_explains_itself(script: str, tmp_path: Path) -> None:
+    assert "JSON" in printed(tmp_path, script, "--help", timeout=120) and not list(tmp_path.iterdir())
 
 
 def test_memory_of_every_data_stage(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, FOLDER / "memory.py", "--preset", write_preset(tmp_path, PRESET), "--megabytes", "0.3"],
-        env=environment(tmp_path / "home"),
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = found_by(tmp_path, "memory.py", "--preset", write_preset(tmp_path, PRESET), "--megabytes", "0.3")
     assert {name: set(peaks) for name, peaks in found["peak_mb"].items()} == {
         "corpus": {"python_docs", "1x", "10x"},
         "tokenizer": {"1x", "10x"},
@@ -55,15 +59,7 @@ def test_memory_of_every_data_stage(tmp_path: Path) -> None:
 
 def test_weak_scaling_of_two_processes(tmp_path: Path) -> None:
     small = ["--layers", "1", "--width", "64", "--context", "32", "--rows", "2", "--steps", "30", "--rounds", "1"]
-    done = subprocess.run(
-        [sys.executable, FOLDER / "scaling.py", *small],
-        env=environment(tmp_path / "home"),
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = found_by(tmp_path, "scaling.py", *small)
     one, two = (found["tokens_per_second"][devices][0] for devices in ("1", "2"))
     assert found["efficiency"] == found["efficiency_by_round"][0] == pytest.approx(two / one / 2, abs=2e-3)
     assert 0 < found["efficiency"] < 1.5
@@ -73,16 +69,21 @@ def test_the_engine_is_timed_to_a_loss(tmp_path: Path) -> None:
     """Ours alone, against a given target: the peer's code is not in this repository."""
     text = tmp_path / "text.txt"
     text.write_text("".join(f"{number} times {number + 1} is {number * (number + 1)}.\n" for number in range(1200)))
-    command = [sys.executable, FOLDER / "train.py", "--text", text, "--parts", "small", "--target", "2.9"]
-    done = subprocess.run(
-        [*command, "--peer-seconds", "60", "--seeds", "2", "--steps", "20"],
-        env={**environment(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    given = [
+        "--text",
+        text,
+        "--parts",
+        "small",
+        "--target",
+        "2.9",
+        "--peer-seconds",
+        "60",
+        "--seeds",
+        "2",
+        "--steps",
+        "20",
+    ]
+    found = found_by(tmp_path, "train.py", *given, OMP_NUM_THREADS="1")
     runs = found["time_to_loss_small"]["ours"]
     assert [run["step"] in (10, 20) for run in runs] == [True, True], runs
     assert all(run["seconds"] > 0 and run["final_loss"] < 2.9 and run["peer_seconds"] == 60 for run in runs)

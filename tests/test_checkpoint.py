@@ -13,7 +13,6 @@ import torch
 from tiny_training import (
     MODEL,
     VOCABULARY,
-    close_workspaces,
     history,
     learnable,
     pretrain_config,
@@ -31,13 +30,6 @@ from gptcore.training.loop import Job, train
 from gptcore.training.optimizer import build_optimizers
 from gptcore.training.pretrain import pretrain
 from gptcore.work import MetricLog, read_metrics
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    close_workspaces()
-
 
 # Without dropout, whose masks go by the pass; and of the family without biases: a key's bias shifts all scores of its
 # row alike, so softmax leaves it no gradient but rounding, on which AdamW walks.

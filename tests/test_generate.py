@@ -181,10 +181,9 @@ def test_beam_search_finds_what_transformers_finds(model, prompts, penalty):
     for prompt in prompts[:12]:
         if len(prompt) > CONTEXT - 9:
             continue
-        made = theirs.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=8, num_beams=3, num_return_sequences=3, do_sample=False,
-            length_penalty=penalty, eos_token_id=[3, 17], pad_token_id=39,
-        )  # fmt: skip
+        options = {"max_new_tokens": 8, "num_beams": 3, "num_return_sequences": 3, "length_penalty": penalty}
+        mask, ends = torch.ones(1, len(prompt)), {"eos_token_id": [3, 17], "pad_token_id": 39}
+        made = theirs.generate(torch.tensor([prompt]), attention_mask=mask, do_sample=False, **options, **ends)
         expected = [[t for t in row[len(prompt) :].tolist() if t not in (3, 17, 39)] for row in made]
         found = generation.generate(model, [prompt], 8, {3, 17}, samples=3, beams=Beams(3, penalty))[0]
         assert [[t for t in answer.tokens if t != 39] for answer in found] == expected

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import torch
-from tiny_training import MODEL, VOCABULARY, close_workspaces, history, pretrain_config, workspace
+from tiny_training import MODEL, VOCABULARY, history, pretrain_config, workspace
 
 from gptcore.model.families import build
 from gptcore.model.gpt import GPTConfig
@@ -17,12 +17,6 @@ from gptcore.work import Interrupted
 
 pytestmark = pytest.mark.gpu
 CONFIGS = [("gpt2", "adamw"), ("modern", "muon")]
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    close_workspaces()
 
 
 def trained(work, family, optimizer):

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from mlflow_fixtures import facts, new_tracker
-from tiny_training import MODEL, VOCABULARY, close_workspaces, history, inputs, pretrain_config, workspace
+from tiny_training import MODEL, VOCABULARY, history, inputs, pretrain_config, workspace
 
 from gptcore.config import Runtime
 from gptcore.model.families import build
@@ -29,12 +29,6 @@ from gptcore.training.rollback import good_before, needed
 from gptcore.work import Interrupted, read_metrics
 
 KINDS = [("gpt2", "adamw"), ("modern", "muon")]
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    close_workspaces()
 
 
 def new_model(family="gpt2"):

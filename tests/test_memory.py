@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import MODEL, VOCABULARY, close_workspaces, history, inputs, pretrain_config, workspace
+from tiny_training import MODEL, VOCABULARY, history, inputs, pretrain_config, workspace
 
 from gptcore.model.families import build
 from gptcore.model.gpt import GPTConfig
@@ -54,12 +54,6 @@ def trained(root, name, micro=0, rows=ROWS, more=0):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    close_workspaces()
 
 
 def test_the_micro_batch_halves_where_memory_is_limited_and_the_weights_are_the_same(tmp_path):

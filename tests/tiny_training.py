@@ -56,12 +56,18 @@ def inputs(root: Path) -> dict[str, Path]:
     return {"tokens": root / "tokens", "tokenizer": root / "tokenizer"}
 
 
-def workspace(root: Path, name: str = "run", **runtime: Any) -> Work:
+class Heard(Work):
+    """A workspace that keeps what the stage says."""
+
+    said: list[str]
+
+
+def workspace(root: Path, name: str = "run", **runtime: Any) -> Heard:
     """A stage's workspace; what it says is kept in `.said`."""
     said: list[str] = []
     settings = {"device": "cpu", "threads": 1, "checkpoint_every": 7, **runtime}
-    work = Work(root / name, inputs(root), Runtime(**settings), on_say=said.append)
-    work.said = said  # type: ignore[attr-defined]
+    work = Heard(root / name, inputs(root), Runtime(**settings), on_say=said.append)
+    work.said = said
     _open.append(work)
     return work
 

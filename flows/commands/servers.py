@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.request import ProxyHandler, build_opener
@@ -21,7 +18,7 @@ import psutil
 from flows.commands.failures import FAILED, refuse
 from flows.prefect_settings import prepare_prefect
 from flows.running_servers import Running, recorded
-from gptcore.durable import write_json
+from gptcore.durable import locked, write_json
 from tasks.home import home
 
 HOST = "127.0.0.1"
@@ -99,7 +96,7 @@ def main(options: argparse.Namespace) -> int:
     if options.command == "down" and not (at / "servers.json").exists():
         print("nothing is running")
         return 0
-    with _only_one(at / "servers.lock"):
+    with locked(at / "servers.lock"):
         return up(at, options) if options.command == "up" else down(at)
 
 
@@ -119,7 +116,7 @@ def up(at: Path, options: argparse.Namespace) -> int:
     started: dict[str, subprocess.Popen[bytes]] = {}
     try:
         # Another process that makes the same MLflow database at this moment would fail: it waits for this lock.
-        with _only_one(at / "mlflow.lock"):
+        with locked(at / "mlflow.lock"):
             for server in missing:
                 started[server.name] = _start(server, at / "logs" / f"{server.name}.log")
             print("starting; the first time takes up to a minute", flush=True)
@@ -230,12 +227,3 @@ def _members(leader: int) -> list[int]:
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
     return found
-
-
-@contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Hold a lock that the kernel drops when this process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

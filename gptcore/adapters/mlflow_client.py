@@ -5,7 +5,6 @@ The only module that imports mlflow's names; the others take them from here, so 
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import warnings
@@ -15,7 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from gptcore.adapters.mlflow_lookup import SQLITE
-from gptcore.durable import sync_directory
+from gptcore.durable import locked, sync_directory
 
 # MLflow reads these when it is imported or used; whatever the user has set stays.
 for _name, _value in {
@@ -79,7 +78,6 @@ __all__ = [
     "connect",
     "download_artifacts",
     "load_model",
-    "locked",
     "save_model",
 ]
 
@@ -115,15 +113,6 @@ def _cause(error: BaseException) -> str:
             line = line.rsplit(mark, 1)[1].rstrip("')\"")
             break
     return line[:200]
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Be the only process of this machine inside; the kernel drops the lock when its holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def connect(uri: str, home: Path) -> MlflowClient:

@@ -20,12 +20,11 @@ from gptcore.adapters.mlflow_client import (
     Model,
     ModelSignature,
     Schema,
-    locked,
     save_model,
 )
 from gptcore.adapters.mlflow_models import CHAMPION, DATASET, SKILL, ModelRegistry, score_of
 from gptcore.config import Publish, Skill, counterpart
-from gptcore.durable import place, sha256_json, write_json
+from gptcore.durable import locked, place, sha256_json, write_json
 from gptcore.model.weights import read_config
 from gptcore.work import Outcome, Work
 

@@ -26,6 +26,12 @@ SHARDS = "shards"
 """The folder of a checkpoint in which several processes keep model and optimizer, each its part."""
 
 
+Parts = dict[str, Mapping[str, Tensor]]
+"""The tensors of a checkpoint, by the file they go to."""
+Written = Mapping[str, dict[str, Any]]
+"""Files by name as the marker describes them."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a run stands, beside its weights and what updates them."""
@@ -86,15 +92,26 @@ class Checkpoints:
         milestone: bool = False,
         needed: Collection[int] = (),
     ) -> None:
-        """Commit the state after an update; OSError when the disk is full, and then nothing has changed."""
-        tensors = {"model": model.state_dict(), "optimizer": optimizers.tensors(model), "random": random_states()}
-        self.commit(progress, {**tensors, **equal_everywhere(progress, guard)}, {}, milestone, needed)
+        """Commit the state after an update; OSError when the disk is full, and then nothing has changed.
+
+        1. Gather the tensors. 2. Make them a checkpoint.
+        """
+        tensors, written = self.gather(model, optimizers, progress)
+        tensors |= {"guard": guard.tensors()} if guard else {}
+        tensors |= {"best": progress.best} if progress.best else {}
+        self.commit(progress, tensors, written, milestone, needed)
+
+    def gather(self, model: GPT, optimizers: Optimizers, progress: Progress) -> tuple[Parts, Written]:
+        """What differs from process to process where there are several: `model`, `optimizer` and `random`, or what
+        of them stands in `aside` already.
+        """
+        return {"model": model.state_dict(), "optimizer": optimizers.tensors(model), "random": random_states()}, {}
 
     def commit(
         self,
         progress: Progress,
-        tensors: Mapping[str, Mapping[str, Tensor]],
-        written: Mapping[str, dict[str, Any]],
+        tensors: Parts,
+        written: Written,
         milestone: bool = False,
         needed: Collection[int] = (),
     ) -> None:
@@ -180,11 +197,6 @@ class Checkpoints:
     def latest(self) -> Path | None:
         """The newest checkpoint."""
         return next(iter(committed(self.root)), None)
-
-
-def equal_everywhere(progress: Progress, guard: Guard | None) -> dict[str, Mapping[str, Tensor]]:
-    """The tensors of a checkpoint that every process of a team has: `guard`, and `best` where there is one."""
-    return {**({"guard": guard.tensors()} if guard else {}), **({"best": progress.best} if progress.best else {})}
 
 
 def state_tensors(directory: Path) -> dict[str, dict[str, Tensor]]:

@@ -21,6 +21,14 @@ def choose_device(runtime: Runtime) -> torch.device:
     return torch.device(device)
 
 
+def cpu_threads(runtime: Runtime, processes: int = 1) -> int:
+    """Threads of each process: `runtime.threads`, or the cores shared out, of which OMP_NUM_THREADS may allow fewer.
+
+    More in all than there are cores would slow each other down five- to tenfold.
+    """
+    return runtime.threads or max(1, int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1) // processes)
+
+
 @contextmanager
 def arithmetic(runtime: Runtime) -> Iterator[torch.device]:
     """Inside, torch computes with `runtime.threads` threads and the same bits every time; yields the device."""
@@ -29,7 +37,7 @@ def arithmetic(runtime: Runtime) -> Iterator[torch.device]:
     filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     # cuBLAS reads this when it starts; without it deterministic mode refuses matrix products.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(runtime.threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+    torch.set_num_threads(cpu_threads(runtime))
     torch.use_deterministic_algorithms(True)
     # We read no uninitialised memory; filling it costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -28,6 +28,7 @@ import torch
 from gptcore import durable
 from gptcore.config import Part, Training
 from gptcore.hardware import resolve_device
+from gptcore.training.device import cpu_threads
 from gptcore.training.guard import Diverged, NotFinite
 from gptcore.training.memory import TooLarge
 from gptcore.training.team import Member
@@ -71,7 +72,7 @@ def launch(stage: str, given: Mapping[str, Part], config: Training, parallel: st
     given: its arguments before the workspace. ValueError and the other exceptions of `ERRORS` as in one process;
     OSError when the disk is full at the end; WorkerFailed when a process dies; Interrupted after a checkpoint.
     """
-    runtime = work.runtime.model_copy(update={"threads": _threads(config, work)})
+    runtime = work.runtime.model_copy(update={"threads": cpu_threads(work.runtime, config.devices)})
     if resolve_device(work.runtime) == "cuda" and (found := torch.cuda.device_count()) < config.devices:
         raise ValueError(f"devices is {config.devices}, but torch sees {found} GPUs here; lower it")
     job = {
@@ -91,12 +92,6 @@ def launch(stage: str, given: Mapping[str, Part], config: Training, parallel: st
     (outcome,) = crew.outcomes[:1]
     notes = {**outcome["notes"], "devices": config.devices, "parallel": parallel}
     return Outcome(results=tuple(outcome["results"]), metrics=outcome["metrics"], notes=notes)
-
-
-def _threads(config: Training, work: Work) -> int:
-    """CPU threads of each process: more in all than there are cores would slow each other down five- to tenfold."""
-    cores = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-    return work.runtime.threads or max(1, cores // config.devices)
 
 
 class _Worker:

@@ -7,7 +7,7 @@ share the parameters; several machines hold them once each, so that only gradien
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,17 +19,16 @@ from torch.distributed.tensor import DTensor
 
 from gptcore.model.gpt import GPT
 from gptcore.model.weights import read_tensors
-from gptcore.training.checkpoint import SHARDS, Checkpoints, Progress, equal_everywhere
+from gptcore.training.checkpoint import SHARDS, Checkpoints, Parts, Progress, Written
+from gptcore.training.divided import Divided
 from gptcore.training.guard import Guard
 from gptcore.training.optimizer import Optimizers
-from gptcore.training.processes import Processes
 from gptcore.training.shard_files import load_shards, names_in, sealed, write_shards
-from gptcore.training.shared import clip, plain_copy, restore_whole
 from gptcore.training.team import Forward
 from gptcore.training.team_checkpoint import TeamCheckpoints
 
 
-class Shards(Processes):
+class Shards(Divided):
     """A team on fully_shard."""
 
     def place(self, model: GPT, device: torch.device) -> GPT:
@@ -55,28 +54,10 @@ class Shards(Processes):
         self._model.set_requires_gradient_sync(last)
         yield
 
-    def clip(self, model: GPT, limit: float) -> Tensor:
-        """Each holds a part of every gradient."""
-        return clip(model, limit)
-
-    def evaluated(self, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """All compute the same, since a pass needs the parts of all."""
-        return self.told_by_first(evaluate())
-
     def checkpoints(self, root: Path, fingerprint: Mapping[str, str], say: Callable[[str], None]) -> Checkpoints:
         """Each writes its part."""
         self.check_agreement(fingerprint)
         return ShardedCheckpoints(root, fingerprint, say, self)
-
-    def restore_state(
-        self, model: GPT, optimizers: Optimizers, weights: Mapping[str, Tensor], slots: Mapping[str, Tensor]
-    ) -> None:
-        """What one process, or another kind of team, has written."""
-        restore_whole(model, optimizers, weights, slots)
-
-    def whole(self, model: GPT) -> GPT:
-        """A copy on the CPU, tensor by tensor."""
-        return plain_copy(model, keep=self.writes)
 
     def as_held_here(self, tensor: Tensor) -> Tensor:
         """A tensor as the processes of this machine share it: the other machines hold the same."""
@@ -92,18 +73,10 @@ class ShardedCheckpoints(TeamCheckpoints):
 
     team: Shards
 
-    def save(
-        self,
-        model: GPT,
-        optimizers: Optimizers,
-        progress: Progress,
-        guard: Guard | None = None,
-        milestone: bool = False,
-        needed: Collection[int] = (),
-    ) -> None:
-        """1. Shards aside, by all. 2. Synced, digests taken, by all. 3. The rest and the marker, by one. Collective."""
-        rest = {"random": self._every_random_state(), **equal_everywhere(progress, guard)}
+    def gather(self, model: GPT, optimizers: Optimizers, progress: Progress) -> tuple[Parts, Written]:
+        """1. Shards aside, by all. 2. Synced, digests taken, by all. Collective."""
         shards, team = self.aside(progress) / SHARDS, self.team
+        rest: Parts = {"random": self.every_random_state()}
         try:
             team.together(lambda: shards.mkdir(parents=True) if team.writes else None)
             team.together(lambda: write_shards(shards, self._tensors(model, optimizers), team.here))
@@ -112,8 +85,7 @@ class ShardedCheckpoints(TeamCheckpoints):
                 shutil.rmtree(shards.parent, ignore_errors=True)
             raise
         sizes = team.gathered((team.machine, sealed(shards, team.local_rank, team.local_size)))
-        written = {name: size for machine, found in sizes if machine == team.machine for name, size in found.items()}
-        team.together(lambda: self.commit(progress, rest, written, milestone, needed) if team.writes else None)
+        return rest, {name: size for machine, found in sizes if machine == team.machine for name, size in found.items()}
 
     def load(self, directory: Path, model: GPT, optimizers: Optimizers, guard: Guard | None) -> None:
         """From shards without ever holding the whole, whatever the number of processes that wrote them."""

@@ -6,7 +6,7 @@ numbers, so a block speaks twice in each direction. Tables, norms and head stand
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
@@ -17,10 +17,9 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
 from gptcore.model.gpt import GPT
+from gptcore.training.divided import Divided
 from gptcore.training.layout import own, whole
 from gptcore.training.optimizer import Optimizers
-from gptcore.training.processes import Processes
-from gptcore.training.shared import clip, plain_copy, restore_whole
 
 OUT_OF_BLOCK = ("c_proj", "out", "down")
 """Projections back into the residual stream, in any family; the other matrices of a block lead in."""
@@ -28,7 +27,7 @@ PER_HEAD = ("q_norm.weight", "k_norm.weight")
 """Weights that every head is multiplied with: each process knows its own heads' share of their gradient."""
 
 
-class Slices(Processes):
+class Slices(Divided):
     """A team whose every process computes the whole batch, and a part of every block."""
 
     def __init__(self) -> None:
@@ -54,14 +53,6 @@ class Slices(Processes):
         """Each has computed it all."""
         return loss
 
-    def clip(self, model: GPT, limit: float) -> Tensor:
-        """Each holds a part of the gradient of what is cut."""
-        return clip(model, limit)
-
-    def evaluated(self, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Together, as they train."""
-        return self.told_by_first(evaluate())
-
     def state(self, model: GPT, optimizers: Optimizers) -> dict[str, Mapping[str, Tensor]]:
         """Gathered tensor by tensor, and kept where this process writes."""
 
@@ -74,16 +65,6 @@ class Slices(Processes):
             return found
 
         return {"model": gathered(model.state_dict()), "optimizer": gathered(optimizers.tensors(model))}
-
-    def restore_state(
-        self, model: GPT, optimizers: Optimizers, weights: Mapping[str, Tensor], slots: Mapping[str, Tensor]
-    ) -> None:
-        """Cut again."""
-        restore_whole(model, optimizers, weights, slots)
-
-    def whole(self, model: GPT) -> GPT:
-        """A copy on the CPU, tensor by tensor."""
-        return plain_copy(model, keep=self.writes)
 
 
 class Inward(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ from torch import Tensor
 from gptcore.model.gpt import GPT
 from gptcore.training.checkpoint import (
     Checkpoints,
+    Parts,
     Progress,
-    equal_everywhere,
+    Written,
     random_states,
     remove,
     restore_random_states,
@@ -36,20 +38,21 @@ class TeamCheckpoints(Checkpoints):
         else:
             self.root, self.fingerprint, self.say = root, dict(fingerprint), say
 
-    def save(
+    def gather(self, model: GPT, optimizers: Optimizers, progress: Progress) -> tuple[Parts, Written]:
+        """Whole tensors, where this process writes. Collective."""
+        return {**self.team.state(model, optimizers), "random": self.every_random_state()}, {}
+
+    def commit(
         self,
-        model: GPT,
-        optimizers: Optimizers,
         progress: Progress,
-        guard: Guard | None = None,
+        tensors: Parts,
+        written: Written,
         milestone: bool = False,
         needed: Collection[int] = (),
     ) -> None:
-        """Commit the state after an update; OSError in every process when the disk of one is full. Collective."""
-        tensors = {**self.team.state(model, optimizers), **equal_everywhere(progress, guard)}
-        tensors["random"] = self._every_random_state()
-        team = self.team
-        team.together(lambda: self.commit(progress, tensors, {}, milestone, needed) if team.writes else None)
+        """Where this process writes; OSError in every process when the disk of one is full. Collective."""
+        commit = partial(super().commit, progress, tensors, written, milestone, needed)
+        self.team.together(lambda: commit() if self.team.writes else None)
 
     def restore(self, model: GPT, optimizers: Optimizers, guard: Guard | None = None) -> Progress | None:
         """Load the newest checkpoint that every machine has whole; None when there is none. Collective.
@@ -107,7 +110,7 @@ class TeamCheckpoints(Checkpoints):
             )
         return max(common, default=None)
 
-    def _every_random_state(self) -> dict[str, Tensor]:
+    def every_random_state(self) -> dict[str, Tensor]:
         """By device, and for the processes after the first by rank: `cpu`, `cpu:1`."""
         every = self.team.gathered(random_states())
         return {f"{key}:{r}" if r else key: s for r, states in enumerate(every) for key, s in states.items()}

@@ -6,7 +6,6 @@ say, and how it ended. The socket's end is its own end: a killed launcher leaves
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -14,12 +13,13 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from gptcore.durable import locked
 from gptcore.training.bound import die_with
 from gptcore.work import Interrupted, Outcome
 
@@ -87,7 +87,8 @@ def _run(job: dict[str, Any], launcher: Launcher, signums: list[int], deliver: l
     runtime = Runtime.model_validate(job["runtime"])
     directory = Path(job["directory"])
     local_rank = int(os.environ["LOCAL_RANK"])
-    with _sole_writer(directory / "scratch" / "writer.lock") if local_rank == 0 else nullcontext():
+    # The first waits until no process of a launch that was killed can still write.
+    with locked(directory / "scratch" / "writer.lock") if local_rank == 0 else nullcontext():
         gpu = resolve_device(runtime) == "cuda"
         if gpu:
             torch.cuda.set_device(local_rank)
@@ -117,15 +118,6 @@ def _stage(job: dict[str, Any], work: Any) -> Outcome:
     from gptcore.training.finetune import finetune
 
     return finetune(Finetune.model_validate(given["config"]), Skill.model_validate(given["skill"]), work)
-
-
-@contextmanager
-def _sole_writer(path: Path) -> Iterator[None]:
-    """Wait until no process of a launch that was killed can still write: the kernel drops a lock with its holder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 if __name__ == "__main__":
