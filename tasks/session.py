@@ -11,12 +11,12 @@ from typing import Any
 
 from gptcore.config import Preset
 from gptcore.hardware import resolve_device
+from gptcore.home import home, tracking_uri
 from gptcore.plan import StagePlan, make_plan, resolve_sources
 from gptcore.presets import load_preset
 from gptcore.stages import Stage, code_digest, stages
 from gptcore.store import Attempts, Damaged, FileRecord, Manifest, Store, recorded_in
 from gptcore.work import Outcome, Work, suppress_full_disk
-from tasks.home import home, tracking_uri
 from tasks.invocation import invocation_identity
 from tasks.provenance import git_state
 from tasks.result import Display, NotFresh, Quiet, StageResult

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 
+from gptcore.home import home
 from gptcore.work import FULL_DISK
-from tasks.home import home
 
 REFUSED, FAILED = 2, 1
 

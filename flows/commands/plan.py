@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from flows.commands.failures import refuse
 from flows.commands.plan_costs import block, expected
 from gptcore.cost import StageCost, costs, model_row, warnings
+from gptcore.home import home
 from gptcore.plan import StagePlan, last_resolved, make_plan, resolve_sources
 from gptcore.presets import ConfigError, load_preset
 from gptcore.speed import this_machine
 from gptcore.store import Store
-from tasks.home import home
 
 
 def main(options: argparse.Namespace) -> int:

@@ -20,12 +20,12 @@ from flows.prefect_settings import prepare_prefect
 from flows.uncollected import uncollected
 from gptcore.adapters.mlflow_lookup import Presence, run_presence
 from gptcore.config import Preset, no_counterpart
+from gptcore.home import home, tracking_uri
 from gptcore.plan import StagePlan, make_plan, resolve_sources, select
 from gptcore.presets import ConfigError, load_preset
 from gptcore.stages import stages
 from gptcore.store import Manifest, Store, recorded_in
 from gptcore.work import Interrupted
-from tasks.home import home, tracking_uri
 from tasks.invocation import invocation_identity, was_killed
 from tasks.result import NotFresh
 

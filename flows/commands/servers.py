@@ -19,7 +19,7 @@ from flows.commands.failures import FAILED, refuse
 from flows.prefect_settings import prepare_prefect
 from flows.running_servers import Running, recorded
 from gptcore.durable import locked, write_json
-from tasks.home import home
+from gptcore.home import home
 
 HOST = "127.0.0.1"
 START_WITHIN_S = 180.0

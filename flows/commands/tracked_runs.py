@@ -14,7 +14,7 @@ from flows.commands.failures import FAILED, refuse
 from flows.commands.run import HEADLINES
 from gptcore.adapters.mlflow_lookup import SQLITE
 from gptcore.evaluation.comparison import Comparison, compare
-from tasks.home import home, tracking_uri
+from gptcore.home import home, tracking_uri
 
 if TYPE_CHECKING:
     from gptcore.adapters.mlflow_history import PipelineRun

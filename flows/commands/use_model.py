@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from flows.commands.failures import refuse
-from tasks.home import home, tracking_uri
+from gptcore.home import home, tracking_uri
 
 
 def main(options: argparse.Namespace) -> int:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from flows.commands.failures import FAILED, refuse
+from gptcore.home import home
 from gptcore.store import MANIFEST, Damaged, Manifest, Store
-from tasks.home import home
 
 
 def main(options: argparse.Namespace) -> int:
