@@ -83,8 +83,18 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("model", metavar="MODEL", help=model_help)
     generate.add_argument("text", metavar="TEXT", help="the beginning; - reads standard input")
     generate.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens to add at most (64)")
-    generate.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0, the default, is greedy")
-    generate.add_argument("--seed", type=int, default=0, metavar="N", help="for temperatures above 0")
+    generate.add_argument(
+        "--temperature", type=float, metavar="T", help="draw tokens, above 0; without it the likeliest"
+    )
+    generate.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
+    generate.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest that together reach P")
+    generate.add_argument("--min-p", type=float, metavar="P", help="draw from those P times as likely as the likeliest")
+    generate.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1: fewer repetitions")
+    generate.add_argument("--num-beams", type=int, metavar="N", help="beam search of so many beams")
+    generate.add_argument("--length-penalty", type=float, metavar="E", help="of a beam search (1.0)")
+    generate.add_argument("--stop", action="append", metavar="STRING", help="end before this; may be repeated")
+    generate.add_argument("--num-return-sequences", type=int, metavar="N", help="print so many, a blank line between")
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (0)")
 
     summarize = command("summarize", "use_model", "summarize a text", "gptmill summarize - < docstring.txt")
     summarize.add_argument("text", metavar="TEXT", help="the text; - reads standard input")
@@ -100,6 +110,18 @@ def parser() -> argparse.ArgumentParser:
     )
     for sub, skill in ((summarize, "summarization"), (ask, "qa")):
         sub.add_argument("--model", default=f"models:/quickstart-{skill}@champion", metavar="MODEL", help=model_help)
+
+    bench = command("bench", "bench", "measure a model", "gptmill bench generate latest/finetune-qa --rows 16")
+    kinds = bench.add_subparsers(dest="what", required=True, metavar="WHAT")
+    speed = kinds.add_parser("generate", help="how fast it writes, as JSON", description="How fast a model writes.")
+    speed.add_argument("model", metavar="MODEL", help=model_help)
+    speed.add_argument("--prompt-tokens", type=int, default=128, metavar="N", help="of each prompt (128)")
+    speed.add_argument("--new-tokens", type=int, default=64, metavar="N", help="written to each prompt (64)")
+    speed.add_argument("--rows", type=int, default=1, metavar="N", help="prompts at once (1)")
+    speed.add_argument("--rounds", type=int, default=5, metavar="N", help="times it is measured; medians are shown (5)")
+
+    for sub in (generate, summarize, ask, speed):
+        sub.add_argument("--int8", action="store_true", help="matrices rounded to 8 bits: a quarter of the memory")
 
     up = command("up", "servers", "start MLflow and Prefect UIs on loopback", "gptmill up")
     up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="MLflow's port (5000)")

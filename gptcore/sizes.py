@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from gptcore.config import Model, activation_of, positions_of
 from gptcore.hardware import Device
@@ -44,6 +44,11 @@ class Shape:
     def of(cls, model: Model, vocab_size: int) -> Shape:
         """The preset's model section with the tokenizer's vocabulary."""
         return cls(**model.model_dump(exclude={"dropout"}), vocab_size=vocab_size)
+
+    @classmethod
+    def like(cls, network: object) -> Shape:
+        """That of a `gptcore.model.gpt.GPTConfig`, which has every field of this and more."""
+        return cls(**{field.name: getattr(network, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from conftest import Finished
 from flows.command_line import main
 from gptcore.adapters.mlflow_lookup import default_uri
 from gptcore.adapters.model_reference import model_directory
-from gptcore.load import load
+from gptcore.loaded import load
 
 pytestmark = pytest.mark.timeout(900)  # the first test here may start the server and run the whole pipeline
 
@@ -151,7 +151,7 @@ def test_a_text_on_standard_input(
     ("arguments", "words"),
     [
         (["generate", "{pretrain}", "   "], "empty"),
-        (["generate", "{pretrain}", "text", "--max-new-tokens", "0"], "--max-new-tokens 0"),
+        (["generate", "{pretrain}", "text", "--max-new-tokens", "0"], "max_new_tokens 0 must be at least 1"),
         (["generate", "{pretrain}", "word " * 1000], "allowed: 1 to 127"),
         (["ask", "What?", "--context", "axis : int", "--model", "{pretrain}"], "base model"),
         (["summarize", "a text", "--model", "{qa}"], "question"),

@@ -28,7 +28,7 @@ from gptcore.adapters.mlflow_runs import Tracker
 from gptcore.adapters.publish import publish
 from gptcore.config import Publish
 from gptcore.durable import place, write_json
-from gptcore.load import load
+from gptcore.loaded import load
 from gptcore.model.families import build
 from gptcore.model.gpt import GPTConfig
 from gptcore.model.weights import load_model, save_model

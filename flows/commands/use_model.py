@@ -4,43 +4,77 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
+import warnings
+from typing import TYPE_CHECKING, Any
 
 from flows.commands.failures import refuse
-from gptcore.home import home, tracking_uri
+
+if TYPE_CHECKING:
+    from gptcore.loaded import LoadedModel
+
+SETTINGS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "num_beams",
+    "length_penalty",
+    "stop",
+    "seed",
+)
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print the model's text."""
+    """Print the model's text, while it is written where that is possible."""
     try:
-        print(_said(options))
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+            _use(options)
     except (ValueError, OSError) as problem:
         return refuse(problem)
     return 0
 
 
-def _said(options: argparse.Namespace) -> str:
-    if options.command == "generate" and options.max_new_tokens < 1:
-        raise ValueError(f"--max-new-tokens {options.max_new_tokens} must be at least 1")
+def _use(options: argparse.Namespace) -> None:
     if options.command == "ask":
         fields = {"question": options.question, "context": _text(options.context)}
     else:
         fields = {"document": _text(options.text)}
-    directory = Path(options.model)
-    if not directory.is_dir():
-        from gptcore.adapters.model_reference import model_directory
+    import gptcore  # torch
+    from gptcore.loaded import ContextFull
 
-        directory = model_directory(
-            options.model, tracking_uri(home()), home(), lambda line: print(line, file=sys.stderr)
-        )
-    from gptcore.load import load
-
-    loaded = load(directory)
+    warnings.simplefilter("always", ContextFull)
+    loaded = gptcore.load(
+        options.model, quantize="int8" if options.int8 else None, say=lambda line: print(line, file=sys.stderr)
+    )
     if options.command == "generate":
-        text = fields["document"]
-        new = loaded.generate([text], options.max_new_tokens, options.temperature, seed=options.seed)
-        return f"{text}{new[0]}"
-    return loaded.answer([fields])[0]
+        _generate(loaded, fields["document"], options)
+    else:
+        print(loaded.answer([fields])[0])
+
+
+def _generate(loaded: LoadedModel, text: str, options: argparse.Namespace) -> None:
+    how: dict[str, Any] = {name: value for name in SETTINGS if (value := getattr(options, name)) is not None}
+    many, limit = options.num_return_sequences, options.max_new_tokens
+    if many is not None:
+        print("\n\n".join(text + new for new in loaded.generate(text, limit, num_return_sequences=many, **how)))
+    elif options.num_beams is not None:
+        print(text + loaded.generate(text, limit, **how))
+    else:
+        _stream(loaded, text, limit, how)
+
+
+def _stream(loaded: LoadedModel, text: str, limit: int, how: dict[str, Any]) -> None:
+    begun = False
+
+    def write(piece: str) -> None:
+        nonlocal begun
+        print(piece if begun else text + piece, end="", flush=True)
+        begun = True
+
+    loaded.generate(text, limit, stream=write, **how)
+    print("" if begun else text)
 
 
 def _text(given: str) -> str:

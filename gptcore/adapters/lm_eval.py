@@ -28,6 +28,7 @@ from gptcore.model.gpt import GPT
 from gptcore.model.weights import load_model
 from gptcore.text.documents import read_documents
 from gptcore.text.skills import Item, encode_example, even_sample, items, sample_items
+from gptcore.text.stops import before
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.work import Outcome, Work
 
@@ -149,14 +150,9 @@ class GptmillLM(TemplateLM):  # type: ignore[misc]
             made = generate(self.model, [prompts[i] for i in batch], [limits[i] for i in batch], {self.text.eot})
             for i, (answer,) in zip(batch, made, strict=True):
                 stops = requests[i].args[1].get("until") or []
-                answers[i] = _before(self.text.decode(answer.tokens), [stops] if isinstance(stops, str) else stops)
+                answers[i] = before(self.text.decode(answer.tokens), [stops] if isinstance(stops, str) else stops)
             self.on_progress(start + len(batch), len(order))
         return answers
-
-
-def _before(text: str, stops: Sequence[str]) -> str:
-    """The text up to the first stop string."""
-    return text[: min((at for stop in stops if stop and (at := text.find(stop)) >= 0), default=len(text))]
 
 
 def benchmark(

@@ -17,9 +17,7 @@ def model_directory(reference: str, uri: str, home: Path, say: Callable[[str], N
     tracker = Tracker(uri, home, say)
     if reference.startswith("models:/"):
         return _registered(reference, tracker)
-    run_name, slash, stage = reference.partition("/")
-    if not slash:
-        raise ValueError(f"MODEL {reference!r} is no directory; give a directory, models:/NAME@ALIAS, or RUN/STAGE")
+    run_name, _, stage = reference.partition("/")
     run = get_run(tracker, run_name)
     if stage not in run.stages or "run_id" not in run.stages[stage]:
         raise ValueError(f"run {run.run_id[:8]} has no stage {stage!r}; it has: {', '.join(run.stages) or 'none'}")

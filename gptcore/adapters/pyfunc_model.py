@@ -15,7 +15,7 @@ class SkillModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load weights and tokenizer from the artifacts."""
-        from gptcore.load import load  # torch, wanted only where the model is used
+        from gptcore import load  # torch, wanted only where the model is used
 
         self._model = load(context.artifacts["model"])
 

@@ -6,6 +6,7 @@ B rows, T positions, C = n_embd, V = vocab_size, H heads of D = C / H.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -69,6 +70,8 @@ class GPT(nn.Module, ABC):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        self.rounded_head: Callable[[Tensor], Tensor] | None = None
+        """What `logits` takes instead of `head` (gptcore/model/int8.py)."""
 
     @abstractmethod
     def initialise(self, seed: int) -> GPT:
@@ -114,7 +117,7 @@ class GPT(nn.Module, ABC):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) -> (..., V)."""
-        return F.linear(hidden, self.head)
+        return F.linear(hidden, self.head) if self.rounded_head is None else self.rounded_head(hidden)
 
     def forward(
         self,

@@ -230,12 +230,14 @@ class TextTokenizer:
         """The bytes of ids, special tokens included. Raises KeyError for an id outside the vocabulary."""
         return self._encoding.decode_bytes(list(ids))
 
+    def text_bytes(self, ids: Iterable[int]) -> bytes:
+        """As `decode_bytes`, without special tokens."""
+        first_special = len(self._pieces)
+        return self.decode_bytes(i for i in ids if not first_special <= i < self.vocab_size)
+
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises KeyError for an id outside the vocabulary."""
-        first_special = len(self._pieces)
-        return self.decode_bytes(i for i in ids if not (skip_special and first_special <= i < self.vocab_size)).decode(
-            errors="replace"
-        )
+        return (self.text_bytes(ids) if skip_special else self.decode_bytes(ids)).decode(errors="replace")
 
     def token_bytes(self) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
         """Bytes of text each id stands for, (vocab_size,); special tokens stand for none."""

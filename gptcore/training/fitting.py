@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Literal
 
 from gptcore.config import Training
@@ -41,7 +40,7 @@ def fitting(shape: GPTConfig, optimizer: str, memory: float | None) -> Sharing:
     """The simplest that fits devices of so many bytes; ddp where nobody knows how many."""
     if memory is None:
         return "ddp"
-    own = Shape(**{field.name: getattr(shape, field.name) for field in fields(Shape)})
+    own = Shape.like(shape)
     found, room = count(own), SHARE * memory
     if 2 * FLOAT32 * found.parameters + optimizer_bytes(own, optimizer) <= room:  # weights, gradients, moments
         return "ddp"

@@ -1,0 +1,232 @@
+"""Tokenizer and model put together: text in, text out."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict, overload
+
+from typing_extensions import Unpack
+
+from gptcore.config import Skill
+from gptcore.home import home, tracking_uri
+from gptcore.model.beams import Beams
+from gptcore.model.generate import Answer, generate
+from gptcore.model.gpt import GPT
+from gptcore.model.sampling import Sampling
+from gptcore.model.weights import load_model
+from gptcore.text.skills import encode_example
+from gptcore.text.stops import Pieces, Stops, before
+from gptcore.text.tokenizer import TextTokenizer
+
+
+class ContextFull(UserWarning):
+    """An answer ended early because with its prompt it filled the context."""
+
+
+class How(TypedDict, total=False):
+    """Settings of `LoadedModel.generate`; without any of the first five it takes the likeliest token."""
+
+    temperature: float
+    """Above 0; tokens are drawn, the higher the more evenly."""
+    top_k: int
+    """Draw only from so many likeliest tokens; like top_p and min_p it needs a temperature."""
+    top_p: float
+    """Draw only from the likeliest tokens that together reach this probability, (0, 1]."""
+    min_p: float
+    """Draw only from tokens at least this share as likely as the likeliest, (0, 1]."""
+    num_beams: int
+    """Answers that a beam search follows; it draws nothing."""
+    length_penalty: float
+    """Of a beam search: above 0 favours long answers (1.0)."""
+    repetition_penalty: float
+    """Above 1 makes tokens that stand in the prompt or the answer less likely."""
+    stop: str | Sequence[str]
+    """An answer ends before any of these strings, or at a special token so named; it ends at the end of a text anyway.
+    A beam search runs on, and its answers are cut."""
+    seed: int
+    """Of what is drawn: the same seed, the same text, whatever the batch around it (0)."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """How a fine-tuned model is asked: its skill and the limits it was tuned with."""
+
+    skill: Skill
+    max_input_tokens: int
+    max_target_tokens: int
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model directory in memory."""
+
+    model: GPT
+    tokenizer: TextTokenizer
+    use: Use | None
+    """None for a base model."""
+
+    @overload
+    def generate(
+        self,
+        texts: str,
+        max_new_tokens: int = ...,
+        *,
+        num_return_sequences: None = ...,
+        stream: Callable[[str], object] | None = ...,
+        **how: Unpack[How],
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self,
+        texts: list[str] | tuple[str, ...],
+        max_new_tokens: int = ...,
+        *,
+        num_return_sequences: None = ...,
+        **how: Unpack[How],
+    ) -> list[str]: ...
+
+    @overload
+    def generate(
+        self, texts: str, max_new_tokens: int = ..., *, num_return_sequences: int, **how: Unpack[How]
+    ) -> list[str]: ...
+
+    @overload
+    def generate(
+        self,
+        texts: list[str] | tuple[str, ...],
+        max_new_tokens: int = ...,
+        *,
+        num_return_sequences: int,
+        **how: Unpack[How],
+    ) -> list[list[str]]: ...
+
+    def generate(
+        self,
+        texts: str | list[str] | tuple[str, ...],
+        max_new_tokens: int = 64,
+        *,
+        num_return_sequences: int | None = None,
+        stream: Callable[[str], object] | None = None,
+        **how: Unpack[How],
+    ) -> str | list[str] | list[list[str]]:
+        """The continuation of a text, or of each of several; with `num_return_sequences` a list of so many of each.
+
+        stream: told the text piece by piece while it is written, of a single answer that is no beam search's.
+        ValueError for an empty text, one that leaves no room in the context, an impossible setting. An answer that ends
+        because the context is full is one of those a ContextFull warning counts.
+        """
+        one, prompts = isinstance(texts, str), [texts] if isinstance(texts, str) else list(texts)
+        found = self._answers(prompts, max_new_tokens, num_return_sequences, stream, how)
+        if num_return_sequences is None:
+            return found[0][0] if one else [group[0] for group in found]
+        return found[0] if one else found
+
+    def _answers(
+        self,
+        texts: Sequence[str],
+        max_new_tokens: int,
+        count: int | None,
+        stream: Callable[[str], object] | None,
+        how: How,
+    ) -> list[list[str]]:
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens {max_new_tokens} must be at least 1")
+        beams = Beams(how["num_beams"], how.get("length_penalty", 1.0)) if "num_beams" in how else None
+        if count is not None and count > 1 and beams is None and "temperature" not in how:
+            raise ValueError(f"num_return_sequences {count} would all be the same: give a temperature, or num_beams")
+        if stream and (len(texts) > 1 or count is not None or beams):
+            raise ValueError("stream tells the text of a single answer, and not of a beam search")
+        if unknown := sorted(how.keys() - How.__annotations__.keys()):
+            raise TypeError(f"generate takes no {unknown[0]!r}; it takes {sorted(How.__annotations__)}")
+        stop = how.get("stop", ())
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        special = self.tokenizer.special
+        pieces = Pieces(self.tokenizer, stops, stream) if stream else None
+        found = generate(
+            self.model,
+            [self.tokenizer.encode(text) for text in texts],
+            max_new_tokens,
+            {self.tokenizer.eot, *(special[name] for name in stops if name in special)},
+            Sampling(**{name: how.get(name) for name in SAMPLING}),  # type: ignore[arg-type]
+            samples=1 if count is None else count,
+            beams=beams,
+            seed=how.get("seed", 0),
+            until=Stops(self.tokenizer, stops) if stops else None,
+            listen=None if pieces is None else lambda answer, token: pieces.take(token),
+        )
+        if pieces:
+            pieces.end()
+        self._warn([answer for group in found for answer in group], max_new_tokens)
+        return [[before(self.tokenizer.decode(answer.tokens), stops) for answer in group] for group in found]
+
+    def _warn(self, answers: Sequence[Answer], max_new_tokens: int) -> None:
+        full = sum(answer.reason == "context" for answer in answers)
+        if full:
+            warnings.warn(
+                f"{full} of {len(answers)} answers ended before max_new_tokens {max_new_tokens}: with their prompts "
+                f"they fill the model's context of {self.model.config.context} tokens",
+                ContextFull,
+                stacklevel=4,
+            )
+
+    def answer(self, examples: Sequence[Mapping[str, str]]) -> list[str]:
+        """The skill's output for each example's fields ({context, question} for qa); ValueError for a base model."""
+        if self.use is None:
+            raise ValueError("this is a base model, tuned for no skill: use generate, or a finetune-<skill> model")
+        use = self.use
+        prompts = [encode_example(use.skill, e, None, self.tokenizer, use.max_input_tokens)[0] for e in examples]
+        found = generate(self.model, prompts, use.max_target_tokens, {self.tokenizer.eot})
+        return [self.tokenizer.decode(answer.tokens).strip() for (answer,) in found]
+
+
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+def load(
+    reference: str | Path,
+    device: str = "cpu",
+    quantize: Literal["int8"] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> LoadedModel:
+    """The model that a directory holds, or that `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `RUN/STAGE` names.
+
+    A directory that exists comes first. The names are looked up in `$MLFLOW_TRACKING_URI` and `$GPTMILL_HOME`; `say` is
+    told where that takes long. quantize: int8 keeps the matrices in a quarter of the memory, rounded
+    (gptcore/model/int8.py), for a CPU.
+
+    FileNotFoundError or ValueError where there is no such model, or it is damaged; TrackerAway where MLflow does not
+    answer.
+    """
+    folder = _folder(str(reference), say)
+    model = load_model(folder, device)
+    if quantize is not None:
+        from gptcore.model.int8 import quantized
+
+        model = quantized(model)
+    return LoadedModel(model.eval(), TextTokenizer.load(folder), _use(folder))
+
+
+def _folder(reference: str, say: Callable[[str], None]) -> Path:
+    if Path(reference).is_dir():
+        return Path(reference)
+    if not reference.startswith("models:/") and (reference.startswith((".", "/", "~")) or "/" not in reference):
+        raise FileNotFoundError(
+            f"model directory {reference!r} does not exist; a model is a directory, models:/NAME@ALIAS, or RUN/STAGE"
+        )
+    from gptcore.adapters.model_reference import model_directory  # MLflow's client takes seconds
+
+    return model_directory(reference, tracking_uri(home()), home(), say)
+
+
+def _use(folder: Path) -> Use | None:
+    file = folder / "skill.json"
+    if not file.exists():
+        return None
+    values = json.loads(file.read_bytes())
+    limits = values.pop("max_input_tokens"), values.pop("max_target_tokens")
+    return Use(Skill.model_validate_json(json.dumps(values)), *limits)

@@ -1,0 +1,61 @@
+"""How long a model takes to write."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from gptcore.model.generate import Answer, generate
+from gptcore.model.gpt import GPT
+from gptcore.sizes import Shape, count
+
+
+def generation_times(model: GPT, prompt_tokens: int, new_tokens: int, rows: int, rounds: int) -> dict[str, Any]:
+    """Medians over the rounds, and least and most, of greedy answers of one length to prompts made up.
+
+    time_to_first_token_s: until every prompt is read and its first token chosen. time_per_token_s: of each round of
+    one token a row after that. tokens_per_s: all new tokens over all the time. A round before the first is not counted.
+
+    ValueError where prompt and answer do not fit the context, or a number is not positive.
+    """
+    numbers = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "rows": rows, "rounds": rounds}
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} {number} must be at least 1")
+    if prompt_tokens + new_tokens > model.config.context:
+        raise ValueError(
+            f"prompt_tokens {prompt_tokens} + new_tokens {new_tokens} exceed the model's context of "
+            f"{model.config.context}"
+        )
+    draw = np.random.default_rng(0)
+    prompts = draw.integers(0, model.config.vocab_size, (rows, prompt_tokens)).tolist()
+    found: list[tuple[float, float, float]] = []
+    for _ in range(rounds + 1):
+        stamps: list[float] = []
+
+        def listen(answer: Answer, token: int, stamps: list[float] = stamps) -> None:
+            stamps.append(time.perf_counter())
+
+        began = time.perf_counter()
+        generate(model, prompts, new_tokens, listen=listen)
+        first, last = stamps[0] - began, stamps[-1] - began
+        found.append((first, (last - first) / max(1, new_tokens - 1), rows * new_tokens / last))
+    names = ("time_to_first_token_s", "time_per_token_s", "tokens_per_s")
+    columns = zip(names, zip(*found[1:], strict=True), strict=True)
+    times = {name: (statistics.median(values), min(values), max(values)) for name, values in columns}
+    return {
+        **{name: _short(middle) for name, (middle, _, _) in times.items()},
+        **{f"{name}_range": [_short(least), _short(most)] for name, (_, least, most) in times.items()},
+        **numbers,
+        "parameters": count(Shape.like(model.config)).parameters,
+        "device": str(model.device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
