@@ -1,3 +1,4 @@
+import copy
 import random
 import time
 
@@ -6,6 +7,7 @@ import torch
 
 from gptcore.model import generate as generation
 from gptcore.model.beams import Beams
+from gptcore.model.draft import Draft, Pace
 from gptcore.model.families import build
 from gptcore.model.gpt import GPTConfig
 from gptcore.model.sampling import Sampling
@@ -108,7 +110,8 @@ def test_sampling_follows_the_softmax():
         (Sampling(1.0, min_p=0.5), [0.625, 0.375, 0.0, 0.0]),
         (Sampling(1.0, min_p=0.7), [1.0, 0.0, 0.0, 0.0]),
     ):
-        shares = torch.bincount(sampling.pick(logits, draws), minlength=4) / 4000
+        numbers = torch.tensor([draw.random() for draw in draws], dtype=torch.double)
+        shares = torch.bincount(sampling.draw(logits, numbers), minlength=4) / 4000
         torch.testing.assert_close(shares, torch.tensor(expected), atol=0.03, rtol=0)
 
 
@@ -187,6 +190,80 @@ def test_beam_search_finds_what_transformers_finds(model, prompts, penalty):
         expected = [[t for t in row[len(prompt) :].tolist() if t not in (3, 17, 39)] for row in made]
         found = generation.generate(model, [prompt], 8, {3, 17}, samples=3, beams=Beams(3, penalty))[0]
         assert [[t for t in answer.tokens if t != 39] for answer in found] == expected
+
+
+# Guessing ahead
+
+
+@pytest.fixture(scope="module")
+def draft(model):
+    return Draft(model)
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Three guesses, however many rows and however wrong."""
+    monkeypatch.setattr(generation.Pace, "ahead", lambda self, rows: min(3, self.most))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_draft_changes_nothing(model, draft, always, prompts, rows, wrong, monkeypatch):
+    """Not even one that is nearly always wrong."""
+    if wrong:
+        worse = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in worse.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        monkeypatch.setattr(draft, "model", worse)
+    stop = {3, 17}
+    expected = [naive(model, prompt, 10, stop) for prompt in prompts]
+    assert generate(model, prompts, 10, stop, batch_rows=rows, draft=draft) == expected
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_what_is_drawn_is_the_same_with_a_draft(model, draft, always, prompts, samples):
+    settings = {"sampling": Sampling(1.3, top_k=20), "samples": samples, "seed": 3}
+    plain = generation.generate(model, prompts, 10, {3, 17}, **settings)
+    guessed = generation.generate(model, prompts, 10, {3, 17}, draft=draft, **settings)
+    assert [[(a.tokens, a.reason) for a in group] for group in guessed] == [
+        [(a.tokens, a.reason) for a in group] for group in plain
+    ]
+
+
+def test_guesses_are_mostly_right_and_save_passes(model, draft, prompts, monkeypatch):
+    passes = []
+    hidden = type(model).hidden
+
+    def counted(self, ids, *more, **named):
+        if self is model:
+            passes.append(ids.shape[1])
+        return hidden(self, ids, *more, **named)
+
+    monkeypatch.setattr(type(model), "hidden", counted)
+    (answer,) = generate(model, [[1, 2]], CONTEXT - 2, set(), draft=draft)
+    assert len(answer) == CONTEXT - 2 and len(passes) < 0.7 * len(answer)
+
+
+def test_a_penalty_takes_no_draft(model, draft, prompts):
+    settings = {"sampling": Sampling(repetition_penalty=1.5)}
+    assert generate(model, prompts, 10, (), draft=draft, **settings) == generate(model, prompts, 10, (), **settings)
+
+
+def test_a_draft_shares_all_but_the_matrices(model, draft):
+    assert not {id(p) for p in draft.model.parameters()} - {id(p) for p in model.parameters()}
+    assert not any(isinstance(module, torch.nn.Linear) for module in draft.model.modules())
+
+
+def test_the_pace_follows_what_was_right():
+    pace = Pace(True)
+    assert pace.ahead(1) > 2 and pace.ahead(1000) == 0 and Pace(False).ahead(1) == 0
+    for _ in range(20):
+        pace.learn([0], 4)
+    assert pace.ahead(1) == 0
+    for _ in range(20):
+        pace.learn([7, 7], 7)
+    assert pace.ahead(1) == pace.most == 7
 
 
 def test_one_beam_is_greedy(model, prompts):

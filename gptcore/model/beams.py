@@ -79,7 +79,7 @@ def beam_search(
             break
         written = [[*written[parents[rank]], int(tokens[rank])] for rank in going]
         cache.keep(torch.zeros(1, dtype=torch.long, device=device), parents[chosen][None])
-        hidden = model.hidden(tokens[chosen][:, None], cache.positions(), cache.writing)[:, 0]
+        hidden = model.hidden(tokens[chosen][:, None], cache.begin(), cache.writing)[:, 0]
         cache.advance()
         logits = model.logits(hidden).float()
     return [(tokens, reason) for _, tokens, reason in finished]

@@ -1,127 +1,259 @@
 """Keys and values of what has been read and written, so that each new token is computed alone.
 
-G prompts, each continued n times (samples or beams): G x n rows. A prompt's keys and values are kept once for its n
-rows. All rows write a token at a time, so that what is written stands in the same place everywhere. In banded layers
-only what the band reaches is kept: the end of the prompt, and a ring of written tokens. Other letters:
-gptcore/model/gpt.py.
+G prompts, each continued n times (samples or beams): R = G x n rows. One store a row holds what it has read and
+written, by place; where n > 1 a prompt's keys and values are kept once for its n rows instead, and the rows' stores
+hold what they write. A row may read several tokens at once and have some taken back, so each has a count of its own.
+In banded layers a store is a ring of what the band reaches. Other letters: gptcore/model/gpt.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gptcore.model.attention import causal
 from gptcore.model.gpt import GPT
 from gptcore.model.packed import PackedAttention
 
+SHORTER = 0.7
+"""Rows this much shorter than those they stand beside are attended to apart: what is not there need not be read."""
+WORTH_BYTES = 1 << 20
+"""Of keys and values in a layer that this must spare."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows that are attended to together, and what they see of their stores."""
+
+    first: int
+    end: int
+    reach: int
+    """Places of a store that any of them sees, from the first on."""
+    mask: Tensor | None
+    """To be added to scores, (rows, 1, T, reach); None where all is seen."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Where the tokens of one pass go, and what they see, in layers of one kind."""
+
+    at: int | None
+    """The place of the first in every store, and the others follow; None where rows differ."""
+    places: Tensor
+    """(R, T)."""
+    parts: list[_Part]
+    prompt_mask: Tensor | None
+    """Where prompts stand apart: to be added to their scores, (G, 1, n, 1, T, L)."""
+
 
 class Cache:
     """The keys and values of one batch."""
 
-    def __init__(self, model: GPT, prompts: Sequence[Sequence[int]], copies: int, room: int) -> None:
-        """copies: n. room: tokens that a row may write."""
-        self.model, self.copies, self.room = model, copies, room
-        self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)  # (G,)
-        self.longest = int(self.lengths.max())
-        self.written = 0
+    def __init__(self, model: GPT, prompts: Sequence[Sequence[int]], copies: int, room: int, ahead: int = 0) -> None:
+        """copies: n. room: tokens that a row may write. ahead: tokens beside one that it may read at once."""
+        self.model, self.copies, self.ahead = model, copies, ahead
+        self.lengths = [len(prompt) for prompt in prompts]  # (G,)
+        self.longest = max(self.lengths)
+        self.joined = copies == 1
+        self.size = room + ahead + 1 + (self.longest if self.joined else 0)
+        self.counts = list(self.lengths) if self.joined else [0] * (len(prompts) * copies)
+        """Of tokens in each row's store, (R,)."""
         self._read: list[tuple[Tensor, Tensor]] = []  # by layer: (G, H_kv, L, D), prompts end in the last column
-        self._own: list[tuple[Tensor, Tensor]] = []  # by layer: (G, n, H_kv, room, D)
-        self._masks: dict[int, Tensor | None] = {}
+        self._own: list[tuple[Tensor, Tensor]] = []  # by layer: (R, H_kv, places, D)
+        self._steps: dict[int | None, _Step] = {}
 
     # The prompts
 
     def read(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Pass over the prompts, laid end to end so that nothing is padded; their last hidden states (G, C)."""
-        device, total = self.model.device, sum(map(len, prompts))
+        device, total = self.model.device, sum(self.lengths)
         ids = torch.tensor([token for prompt in prompts for token in prompt], device=device)[None]  # (1, N)
-        ends = self.lengths.cumsum(0)  # (G,)
-        self._ends = ends
+        lengths = torch.tensor(self.lengths, device=device)  # (G,)
+        self._ends = lengths.cumsum(0)  # (G,)
         if len(prompts) == 1:
             self._packed = None
             hidden = self.model.hidden(ids, attend=self._reading)
         else:
-            starts = (ends - self.lengths).repeat_interleave(self.lengths)
+            starts = (self._ends - lengths).repeat_interleave(lengths)
             positions = (torch.arange(total, device=device) - starts)[None]
             self._packed = PackedAttention.of(positions)
             hidden = self.model.hidden(ids, positions, attend=self._reading)
-        return hidden[0, ends - 1]
+        return hidden[0, self._ends - 1]
 
     def _reading(self, layer: int, q: Tensor, k: Tensor, v: Tensor, band: int | None) -> Tensor:
         """Attention within the prompts (1, H, N, D), whose keys and values are kept."""
-        kept = self.longest if band is None else min(band, self.longest)
-        columns = self._ends[:, None] - kept + torch.arange(kept, device=k.device)  # (G, L)
-        columns = columns.clamp_(min=0)
-        self._read.append((k[0][:, columns].transpose(0, 1), v[0][:, columns].transpose(0, 1)))
-        shape = (
-            len(self.lengths),
-            self.copies,
-            k.shape[1],
-            self.room if band is None else min(band, self.room),
-            k.shape[3],
-        )
-        self._own.append((k.new_empty(shape), v.new_empty(shape)))
+        places = self._places(band)
+        own = k.new_zeros(len(self.counts), k.shape[1], places, k.shape[3])  # what is masked is still multiplied by 0
+        self._own.append((own, torch.zeros_like(own)))
+        if self.joined:
+            kept = min(self.longest, places)
+            last = self._ends[:, None] - 1
+            back = torch.tensor(self.lengths, device=k.device)[:, None] - 1 - torch.arange(kept, device=k.device)
+            columns = last - back % places  # (G, kept): the newest token whose place it is
+            for store, new in zip(self._own[-1], (k, v), strict=True):
+                store[:, :, :kept] = new[0][:, columns.clamp_(min=0)].transpose(0, 1)
+        else:
+            kept = self.longest if band is None else min(band, self.longest)
+            columns = self._ends[:, None] - kept + torch.arange(kept, device=k.device)  # (G, L)
+            columns.clamp_(min=0)
+            self._read.append((k[0][:, columns].transpose(0, 1), v[0][:, columns].transpose(0, 1)))
         if self._packed is None:
             return causal(q, k, v, band)
         return self._packed(layer, q, k, v, band)
 
+    def _places(self, band: int | None) -> int:
+        """Of a store, in layers of this kind."""
+        return self.size if band is None else min(band + self.ahead, self.size)
+
     # What is written
 
-    def positions(self) -> Tensor:
-        """Of the token that each row reads next, (G * n, 1)."""
-        return (self.lengths + self.written).repeat_interleave(self.copies)[:, None]
+    def begin(self, tokens: int = 1, skip: int = 0) -> Tensor:
+        """The next pass takes so many tokens a row, T, after `skip` that it has not counted; their positions (R, T)."""
+        self._steps = {}
+        self._next = torch.tensor(self.counts, device=self.model.device)[:, None] + torch.arange(
+            skip, skip + tokens, device=self.model.device
+        )
+        self._newest = [count + skip + tokens for count in self.counts]
+        if self.joined:
+            return self._next
+        lengths = torch.tensor(self.lengths, device=self.model.device).repeat_interleave(self.copies)
+        return self._next + lengths[:, None]
 
-    def advance(self) -> None:
-        """The rows have taken a token."""
-        self.written += 1
+    def advance(self, tokens: Sequence[int] | int = 1) -> None:
+        """So many tokens more count in each row; what was written behind them is forgotten."""
+        more = [tokens] * len(self.counts) if isinstance(tokens, int) else tokens
+        self.counts = [count + new for count, new in zip(self.counts, more, strict=True)]
 
     def writing(self, layer: int, q: Tensor, k: Tensor, v: Tensor, band: int | None) -> Tensor:
-        """Attention of one new token a row (G * n, H, 1, D) to its prompt and what it has written, itself included."""
-        groups, n, heads, width = len(self.lengths), self.copies, q.shape[1], q.shape[3]
-        (keys, values), (own_keys, own_values) = self._read[layer], self._own[layer]
-        shared, ring = keys.shape[1], own_keys.shape[3]
-        at = self.written % ring
-        own_keys[:, :, :, at], own_values[:, :, :, at] = (
-            k.view(groups, n, shared, width),
-            v.view(groups, n, shared, width),
-        )
-        seen = min(self.written + 1, ring)
-        length = keys.shape[2]
-        if band is not None:  # the band moves on and leaves the prompt behind
-            length = max(0, min(length, band - 1 - self.written))
-            keys, values = keys[:, :, keys.shape[2] - length :], values[:, :, values.shape[2] - length :]
-        each = heads // shared  # query heads that share a head of keys and values
-        q = q.view(groups, n, shared, each, width) * width**-0.5
-        of_prompt = q.permute(0, 2, 1, 3, 4).reshape(groups, shared, n * each, width) @ keys.transpose(2, 3)
-        mask = self._mask(length)
-        if mask is not None:
-            of_prompt = of_prompt + mask
-        per_row = of_prompt.view(groups, shared, n, each, length).permute(0, 2, 1, 3, 4)
-        scores = torch.cat([per_row, q @ own_keys[:, :, :, :seen].transpose(3, 4)], dim=-1)
-        odds = scores.softmax(-1)
-        in_prompt = odds[..., :length].permute(0, 2, 1, 3, 4).reshape(groups, shared, n * each, length)
-        y = (in_prompt @ values).view(groups, shared, n, each, width).permute(0, 2, 1, 3, 4)
-        y = y + odds[..., length:] @ own_values[:, :, :, :seen]
-        return y.reshape(groups * n, heads, 1, width)
+        """Attention of T new tokens a row (R, H, T, D) to all before them and to each other."""
+        if band not in self._steps:
+            self._steps[band] = self._step(band, q.shape[2])
+        step = self._steps[band]
+        keys, values = self._own[layer]
+        if step.at is not None:
+            keys[:, :, step.at : step.at + q.shape[2]] = k
+            values[:, :, step.at : step.at + q.shape[2]] = v
+        else:
+            rows = torch.arange(len(k), device=k.device)[:, None]
+            keys[rows, :, step.places] = k.transpose(1, 2)
+            values[rows, :, step.places] = v.transpose(1, 2)
+        if not self.joined:
+            return self._beside_prompts(layer, q, step)
+        grouped = q.shape[1] != k.shape[1]
+        each = [
+            F.scaled_dot_product_attention(
+                q[part.first : part.end],
+                keys[part.first : part.end, :, : part.reach],
+                values[part.first : part.end, :, : part.reach],
+                attn_mask=part.mask,
+                enable_gqa=grouped,
+            )
+            for part in step.parts
+        ]
+        return each[0] if len(each) == 1 else torch.cat(each)
 
-    def _mask(self, length: int) -> Tensor | None:
-        """What to add to scores of the last `length` columns of prompts, (G, 1, 1, length); None where all are full."""
-        if length not in self._masks:
-            missing = length - self.lengths  # (G,)
-            hidden = torch.arange(length, device=missing.device) < missing[:, None]
-            zeros = torch.zeros(hidden.shape, device=missing.device)
-            self._masks[length] = zeros.masked_fill_(hidden, -torch.inf)[:, None, None] if hidden.any() else None
-        return self._masks[length]
+    def _beside_prompts(self, layer: int, q: Tensor, step: _Step) -> Tensor:
+        """Attention to a prompt that n rows share, and to each row's own."""
+        (keys, values), (own_keys, own_values), (part,) = self._read[layer], self._own[layer], step.parts
+        groups, n, (rows, heads, length, width) = len(self.lengths), self.copies, q.shape
+        shared = keys.shape[1]
+        each = heads // shared  # query heads that share a head of keys and values
+        q = q.view(groups, n, shared, each, length, width) * width**-0.5
+
+        def together(x: Tensor) -> Tensor:
+            """(G, n, H_kv, each, T, X) -> (G, H_kv, n * each * T, X)."""
+            return x.transpose(1, 2).reshape(groups, shared, n * each * length, x.shape[-1])
+
+        def apart(x: Tensor) -> Tensor:
+            """The inverse."""
+            return x.view(groups, shared, n, each, length, x.shape[-1]).transpose(1, 2)
+
+        of_prompt = apart(together(q) @ keys.transpose(2, 3))  # (G, n, H_kv, each, T, L)
+        if step.prompt_mask is not None:
+            of_prompt = of_prompt + step.prompt_mask
+        own = q.reshape(rows, shared, each * length, width) @ own_keys[:, :, : part.reach].transpose(2, 3)
+        own = own.view(rows, shared, each, length, part.reach)
+        if part.mask is not None:
+            own = own + part.mask[:, None]
+        scores = torch.cat([of_prompt, own.view(groups, n, shared, each, length, part.reach)], dim=-1)
+        odds = scores.softmax(-1)
+        read = odds.shape[-1] - part.reach
+        y = apart(together(odds[..., :read]) @ values)
+        of_own = odds[..., read:].reshape(rows, shared, each * length, part.reach) @ own_values[:, :, : part.reach]
+        y = y + of_own.view(y.shape)
+        return y.reshape(rows, heads, length, width)
+
+    def _step(self, band: int | None, tokens: int) -> _Step:
+        places = self._places(band)
+        slots = self._next % places
+        first = self._newest[0] - tokens
+        together = all(newest == self._newest[0] for newest in self._newest) and first % places + tokens <= places
+        parts = [self._part(band, a, b, tokens) for a, b in self._cuts(band)]
+        mask = None if self.joined else self._prompt_mask(band)
+        return _Step(first % places if together else None, slots, parts, mask)
+
+    def _cuts(self, band: int | None) -> list[tuple[int, int]]:
+        """Runs of rows of not too unequal lengths."""
+        if not self.joined or band is not None or len(self.counts) == 1:
+            return [(0, len(self.counts))]
+        c = self.model.config
+        token_bytes = 8 * (c.n_kv_head or c.n_head) * (c.n_embd // c.n_head)
+        most = max(self._newest)
+        cuts, first, longest = [], 0, 0
+        for row, newest in enumerate(self._newest):
+            own, spared = (row - first) * longest * token_bytes, (row - first) * (most - longest) * token_bytes
+            if newest > longest <= SHORTER * most and min(own, spared) >= WORTH_BYTES:
+                cuts.append((first, row))
+                first, longest = row, 0
+            longest = max(longest, newest)
+        return [*cuts, (first, len(self.counts))]
+
+    def _part(self, band: int | None, first: int, end: int, tokens: int) -> _Part:
+        places, newest = self._places(band), self._newest[first:end]
+        reach, equal = min(places, max(newest)), min(newest) == max(newest)
+        all_seen = equal and tokens == 1 and (band is None or places <= band or newest[0] <= band)
+        if all_seen:
+            return _Part(first, end, reach, None)
+        queries = self._next[first:end] if not equal else self._next[first : first + 1]  # (rows or 1, T)
+        last = queries[:, -1:]
+        held = last - (last - torch.arange(reach, device=last.device)) % places  # (rows, reach): whose key stands there
+        back = queries[:, :, None] - held[:, None]  # (rows, T, reach)
+        seen = (back >= 0) & (held >= 0)[:, None]
+        if band is not None:
+            seen &= back < band
+        return _Part(first, end, reach, _added(seen)[:, None])
+
+    def _prompt_mask(self, band: int | None) -> Tensor | None:
+        """Of the columns of prompts, which end in the last one."""
+        columns = self.longest if band is None else min(band, self.longest)
+        lengths = torch.tensor(self.lengths, device=self._next.device)
+        if band is None and min(self.lengths) == columns:
+            return None
+        place = torch.arange(columns, device=lengths.device) - columns  # -L to -1
+        seen = place >= -lengths[:, None]  # (G, L)
+        seen = seen[:, None, None].expand(-1, self.copies, self._next.shape[1], -1)  # (G, n, T, L)
+        if band is not None:  # the band moves on and leaves the prompt behind
+            written = self._next.view(len(lengths), self.copies, -1, 1)
+            seen = seen & (written - place < band)
+        return _added(seen)[:, :, None, None]  # (G, n, 1, 1, T, L)
 
     # Rows come and go
 
     def keep(self, groups: Tensor, rows: Tensor) -> None:
         """Forget all prompts but these (G',), and of each all rows but these (G', n'), which may come repeatedly."""
+        chosen = (groups[:, None] * self.copies + rows).flatten()
         if len(groups) < len(self.lengths):
             self._read = [(keys[groups], values[groups]) for keys, values in self._read]
-            self.lengths, self._masks = self.lengths[groups], {}
-        own = groups[:, None]
-        self._own = [(keys[own, rows], values[own, rows]) for keys, values in self._own]
+            self.lengths = [self.lengths[g] for g in groups.tolist()]
+        self._own = [(keys[chosen], values[chosen]) for keys, values in self._own]
+        self.counts = [self.counts[row] for row in chosen.tolist()]
         self.copies = rows.shape[1]
+
+
+def _added(seen: Tensor) -> Tensor:
+    """Zero where seen, minus infinity elsewhere."""
+    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)

@@ -1,8 +1,9 @@
 """Matrices rounded to 8 bits, for use on a CPU: a quarter of the memory, and of what a new token must read of it.
 
-Each row of a matrix (one output) has a scale: weight = scale * int8, rounded to the nearest (as LLM.int8, Dettmers et
-al. 2022, section 2.1, does by absolute maxima; what is multiplied with it stays float32). Norms, biases and position
-tables are kept as they are. What it costs in bits per byte: docs/generation.md.
+Each row of a matrix (one output) has a scale, which takes its largest number to 127 (Dettmers et al. 2022, section 2.1,
+absolute maxima). What is multiplied with it, and what comes out, are bfloat16: for a few rows torch has a kernel that
+reads the bytes as they are; for more the matrix is spread out. Norms, biases and position tables stay as they are. What
+it costs in bits per byte: docs/generation.md.
 """
 
 from __future__ import annotations
@@ -26,21 +27,25 @@ class Int8Matrix(nn.Module):
 
     weight: Tensor
     scale: Tensor
+    ones: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         scale = (weight.abs().amax(dim=1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)  # (O,)
         self.register_buffer("weight", (weight / scale[:, None]).round_().to(torch.int8))
         self.register_buffer("scale", scale)
+        self.register_buffer("ones", torch.ones(len(scale), dtype=torch.bfloat16), persistent=False)
 
     def times(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""
-        rows = x.reshape(-1, x.shape[-1])
-        if len(rows) > FEW_ROWS:
-            y = F.linear(rows, self.weight.float()).mul_(self.scale)
+        rows = x.reshape(-1, x.shape[-1]).bfloat16()
+        if len(rows) <= FEW_ROWS:  # its own scales would be bfloat16
+            y = torch.ops.aten._weight_int8pack_mm(rows, self.weight, self.ones)
+        elif torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            y = F.linear(rows, self.weight.bfloat16())
         else:
-            y = torch.ops.aten._weight_int8pack_mm(rows, self.weight, self.scale)
-        return y.view(*x.shape[:-1], -1)
+            y = F.linear(rows.float(), self.weight.float()).bfloat16()
+        return y.float().mul_(self.scale).view(*x.shape[:-1], -1)
 
 
 class Int8Linear(nn.Module):

@@ -6,10 +6,8 @@ R rows, V = vocab_size.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,14 +51,11 @@ class Sampling:
         p = self.repetition_penalty
         return torch.where(seen, torch.where(logits > 0, logits / p, logits * p), logits)
 
-    def pick(self, logits: Tensor, draws: Sequence[np.random.Generator | None]) -> Tensor:
-        """One token a row (R,), from logits (R, V) after the penalty: the likeliest, or by each row's own generator."""
-        if self.temperature is None:
-            return logits.argmax(-1)
+    def draw(self, logits: Tensor, numbers: Tensor) -> Tensor:
+        """One token a row (R,), from logits (R, V) after the penalty, by a random number each, [0, 1)."""
+        assert self.temperature is not None
         reached = self._kept(logits.double() / self.temperature).softmax(-1).cumsum(-1)  # (R, V)
-        numbers = [draw.random() for draw in draws if draw is not None]
-        drawn = torch.tensor(numbers, dtype=torch.double, device=logits.device)[:, None]  # (R, 1)
-        return (reached <= drawn * reached[:, -1:]).sum(-1).clamp_(max=logits.shape[-1] - 1)
+        return (reached <= numbers[:, None] * reached[:, -1:]).sum(-1).clamp_(max=logits.shape[-1] - 1)
 
     def _kept(self, scaled: Tensor) -> Tensor:
         """Logits (R, V), minus infinity where a token may not be drawn."""
