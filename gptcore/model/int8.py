@@ -45,7 +45,8 @@ class Int8Matrix(nn.Module):
             y = F.linear(rows, self.weight.bfloat16())
         else:
             y = F.linear(rows.float(), self.weight.float()).bfloat16()
-        return y.float().mul_(self.scale).view(*x.shape[:-1], -1)
+        out: Tensor = y.float().mul_(self.scale).view(*x.shape[:-1], -1)
+        return out
 
 
 class Int8Linear(nn.Module):
