@@ -21,8 +21,8 @@ TOLERANCE = 1e-4
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def export_hf(model_dir: Path, target: Path, card: str) -> None:
-    """Write config.json, model.safetensors, the tokenizer's files and README.md, then prove that they work.
+def export_hf(model_dir: Path, target: Path) -> None:
+    """Write config.json, model.safetensors and the tokenizer's files, then prove that they work.
 
     Raises ValueError where transformers' logits differ from ours by more than 1e-4.
     """
@@ -38,7 +38,6 @@ def export_hf(model_dir: Path, target: Path, card: str) -> None:
     for name in TOKENIZER_FILES:
         if (model_dir / name).exists():
             durable.place(model_dir / name, target / name)
-    durable.write_bytes(target / "README.md", card.encode())
     difference = largest_difference(model, target)
     if not difference <= TOLERANCE:
         raise ValueError(
