@@ -30,6 +30,8 @@ HUB_LICENCES = frozenset([
 """What `license` in the head of a card may be, as far as sources of text have them (hub documentation, "Licenses")."""
 ENOUGH_TOKENS = 20
 """Tokens a parameter with which a training budget is spent best (Hoffmann et al. 2022)."""
+SMALL = 1e9
+"""Parameters below which a model is called small."""
 MOST_NAMED = 5
 """Packages that a sentence names; more are counted."""
 
@@ -219,7 +221,8 @@ def _limits(facts: Facts) -> Iterator[str]:
     parameters, read = facts.metric("pretrain/parameters"), facts.metric("pretrain/tokens")
     share = read / parameters
     few = f", under the {ENOUGH_TOKENS} with which a budget is spent best" if share < ENOUGH_TOKENS else ""
-    yield f"It is small: {parameters:,.0f} parameters, pretrained on {read:,.0f} tokens, {share:.3g} a parameter{few}."
+    small = "It is small: " if parameters < SMALL else "It has "
+    yield f"{small}{parameters:,.0f} parameters, pretrained on {read:,.0f} tokens, {share:.3g} a parameter{few}."
     passes = read / facts.metric("tokens/train")
     yield f"It has read nothing but {_listed(facts.origins)}, {passes:.3g} times over, and knows nothing else."
     languages = sorted({code for origin in facts.origins for code in origin.languages})
