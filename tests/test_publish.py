@@ -31,6 +31,7 @@ from gptcore.load import load
 from gptcore.model.gpt import GPTConfig
 from gptcore.model.weights import load_model
 from gptcore.presets import load_skill
+from gptcore.text.tokenizer import TextTokenizer
 from gptcore.work import Work
 
 
@@ -117,10 +118,11 @@ def test_what_is_published_loads_and_answers(tmp_path: Path, tokenizer: Path) ->
 def test_every_family_is_exported(tmp_path: Path, tokenizer: Path, family: str, shape: dict[str, Any]) -> None:
     write_model(tmp_path, tokenizer, "qa", family=family, **shape)
     export_hf(tmp_path, tmp_path / "hf")  # proves that transformers computes the same logits
-    assert (
-        AutoModelForCausalLM.from_pretrained(tmp_path / "hf").config.vocab_size
-        == load_model(tmp_path).config.vocab_size
-    )
+    theirs, words = (kind.from_pretrained(tmp_path / "hf") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    assert theirs.config.vocab_size == load_model(tmp_path).config.vocab_size
+    text = "Return the SUM of  Ünï 12345,\n\n\taxis<|answer|>"  # some classes of transformers lower and split text
+    assert words(text)["input_ids"] == TextTokenizer.load(tokenizer).encode_prompt(text)
+    assert theirs.generate(max_new_tokens=3).shape[0] == 1, "from the beginning of a text, which the files name"
 
 
 def test_a_network_without_a_counterpart_is_registered_only(tmp_path: Path, tokenizer: Path) -> None:

@@ -33,7 +33,8 @@ def export_hf(model_dir: Path, target: Path) -> None:
     durable.write_bytes(
         target / "model.safetensors", save(to_hf(model.config, model.state_dict()), metadata={"format": "pt"})
     )
-    generation = {"eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id, "do_sample": False}
+    ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    generation = {**ids, "do_sample": False}
     durable.write_json(target / "generation_config.json", generation)
     for name in TOKENIZER_FILES:
         if (model_dir / name).exists():
