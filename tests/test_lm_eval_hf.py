@@ -18,7 +18,7 @@ from gptcore.presets import load_skill
 from gptcore.text.skills import Item, encode_example
 from gptcore.text.tokenizer import TextTokenizer
 
-FAMILIES: dict[str, dict[str, Any]] = {"gpt2": {}, "modern": {"n_kv_head": 1}}
+FAMILIES: dict[str, dict[str, Any]] = {"gpt1": {}, "gpt2": {}, "gpt3": {"window": 8}, "modern": {"n_kv_head": 1}}
 WORDS = TEXT.split()
 TOLERANCE = 1e-3
 """Nats of a continuation, or of a whole text."""
