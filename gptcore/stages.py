@@ -64,15 +64,15 @@ def stages(preset: Preset) -> dict[str, Stage]:
         ),
         Stage(
             "publish",
-            1,
-            (*(stage for stage in models.values() if stage != "pretrain"), *benchmarks),
+            2,
+            ("corpus", "tokenizer", "tokens", *models.values(), *benchmarks),
             lambda p: {
                 "name": p.publish.name or p.name,
                 "margin_stderr": p.publish.margin_stderr,
                 "skills": {skill: load_skill(skill).target_metric for skill in p.finetune},
             },
             ("mlflow", "transformers"),
-            ("adapters",),
+            ("adapters", "text/licences.py"),
         ),
     ]
     every.append(

@@ -24,6 +24,14 @@ STILL = MODEL.model_copy(update={"dropout": 0.0})
 WITHIN_S = 20.0
 """In which processes whose launcher is gone must be gone too, on a busy machine."""
 KINDS = {"gpt2": "adamw", "modern": "muon"}
+"""Families by the optimizer that they are tried with."""
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
+    "grouped": ({"family": "modern", "n_head": 4, "n_kv_head": 2}, "muon"),
+    "squared": ({"family": "modern", "activation": "relu_squared"}, "muon"),
+    "gpt1": ({"family": "gpt1"}, "adamw"),
+    "gpt3": ({"family": "gpt3", "window": 8}, "adamw"),
+}
+"""More shapes, with an optimizer each. A band of 8 in a context of 32 is computed in chunks."""
 BROKEN_AT = 23
 
 
@@ -47,16 +55,18 @@ def assert_all_gone(root: Path) -> None:
     assert left == []
 
 
-def settings(family: str) -> dict[str, Any]:
+def settings(kind: str) -> dict[str, Any]:
+    """Of a family in KINDS, or of a shape in OTHERS."""
+    model, optimizer = OTHERS[kind] if kind in OTHERS else ({"family": kind}, KINDS[kind])
     return {
-        "model": {"family": family},
-        "config": {"steps": 50, "eval_every": 10, "eval_tokens": 128, "optimizer": KINDS[family]},
+        "model": model,
+        "config": {"steps": 50, "eval_every": 10, "eval_tokens": 128, "optimizer": optimizer},
     }
 
 
-def alone(root: Path, name: str, family: str, stop_at: int | None = None) -> None:
+def alone(root: Path, name: str, kind: str, stop_at: int | None = None) -> None:
     """The same in one process, to the end or to a step."""
-    work, given = workspace(root, name), settings(family)
+    work, given = workspace(root, name), settings(kind)
 
     def stop(done: float, *_: object, **__: object) -> None:
         if stop_at is not None and done >= stop_at:

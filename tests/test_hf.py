@@ -128,6 +128,33 @@ def test_what_a_shape_without_biases_cannot_hold_is_named() -> None:
         from_hf(fixed, theirs)
 
 
+QWEN3 = {"model_type": "qwen3", **hf_config(GPTConfig("modern", *SIZES[0], CONTEXT, VOCABULARY), {}).to_diff_dict()}
+
+
+def test_a_configuration_survives_its_file() -> None:
+    assert shape_of(QWEN3) == GPTConfig("modern", *SIZES[0], CONTEXT, VOCABULARY)
+
+
+@pytest.mark.parametrize("activation", ["swiglu", "relu_squared"])
+def test_long_contexts_are_turned_by_the_same_angles(activation: str) -> None:
+    """A rate off by its last bit, at position 8,000, is an angle off by 1e-4, and logits by more than that."""
+    shape = GPTConfig("modern", 2, 1, 64, 8192, VOCABULARY, activation=activation)
+    ours = model_of(shape)
+    ids = torch.randint(VOCABULARY, (1, 8192), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs_of(shape, ours)(ids).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("length", [5, 6, 7, 11, 12, 13, 18, 40])
+def test_a_band_ends_where_gpt_neos_does(ids: torch.Tensor, length: int) -> None:
+    """Shorter and longer than the window of 6, than two of it, and multiples of it."""
+    shape = GPTConfig("gpt3", *SIZES[0], CONTEXT, VOCABULARY, window=6)
+    ours = model_of(shape)
+    with torch.no_grad():
+        found, expected = ours(ids[:, :length]), theirs_of(shape, ours)(ids[:, :length]).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -137,6 +164,16 @@ def test_what_a_shape_without_biases_cannot_hold_is_named() -> None:
             {"model_type": "gpt2", "layer_norm_epsilon": 1e-6},
             "layer_norm_epsilon 1e-06 cannot be taken over; only with",
         ),
+        ({"model_type": "gpt2", "n_inner": 100}, "n_inner 100 cannot be taken over; only with 3072"),
+        ({"model_type": "gpt_neo", "tie_word_embeddings": False}, "tie_word_embeddings False cannot be taken over"),
+        (
+            {**QWEN3, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+            "rope_parameters .*1000000.* cannot be taken over",
+        ),
+        ({**QWEN3, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_parameters .*yarn.* cannot be taken"),
+        ({**QWEN3, "attention_bias": True}, "attention_bias True cannot be taken over; only with False"),
+        ({**QWEN3, "layer_types": ["full_attention", "sliding_attention"]}, "layer_types .* cannot be taken over"),
+        ({**QWEN3, "head_dim": 16}, "head_dim 16 cannot be taken over; only with 8"),
         ({"model_type": "nanochat"}, "intermediate_size 8192 cannot be taken over; only with 3072"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_publish import FIELDS, tokenizer, write_model  # noqa: F401 -- a fixture
+from finished_stages import FIELDS, train_tiny_tokenizer, write_model
 from tiny_pipeline import environment
 
 import gptcore
@@ -27,8 +27,13 @@ FAMILIES = ("gpt1", "gpt2", "gpt3", "modern")
 TEXTS = ["Return the", "sum of an array\n", "é → 一"]
 
 
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
-def directory(request: pytest.FixtureRequest, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def directory(request: pytest.FixtureRequest, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("model") / request.param
     write_model(found, tokenizer, "qa", family=request.param)
     return found
@@ -40,7 +45,7 @@ def model(directory: Path) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def plain(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def plain(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One family stands for all."""
     found = tmp_path_factory.mktemp("model") / "plain"
     write_model(found, tokenizer, "qa")

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from finished_stages import FIELDS, train_tiny_tokenizer, write_manifests, write_model, write_scores
 from mlflow_fixtures import DEAD, facts, new_tracker
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gptcore import config
 from gptcore.adapters import hf, mlflow_client
 from gptcore.adapters.hf import export_hf
 from gptcore.adapters.hf_weights import to_hf
@@ -27,66 +27,34 @@ from gptcore.adapters.mlflow_models import ModelRegistry
 from gptcore.adapters.mlflow_runs import Tracker
 from gptcore.adapters.publish import publish
 from gptcore.config import Publish
-from gptcore.durable import place, write_json
 from gptcore.loaded import load
-from gptcore.model.families import build
 from gptcore.model.gpt import GPTConfig
-from gptcore.model.weights import load_model, save_model
+from gptcore.model.weights import load_model
 from gptcore.presets import load_skill
-from gptcore.text.documents import Document
-from gptcore.text.tokenizer import TextTokenizer, train_tokenizer
+from gptcore.text.tokenizer import TextTokenizer
 from gptcore.work import Work
-
-FIELDS = {"context": "axis : int\n    The axis.", "question": "What type is axis?"}
-TEXT = "Return the sum of an array. axis : int, the axis along which the sum is taken. " * 20
 
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("tokenizer")
-    (root / "corpus" / "documents").mkdir(parents=True)
-    document = {"id": "a", "source": "files", "group": "a", "package": None, "name": None, "text": TEXT}
-    assert set(document) == set(Document.__dataclass_fields__)
-    (root / "corpus" / "documents" / "train-00000.jsonl").write_text(json.dumps(document) + "\n")
-    work = Work(root / "tokenizer", {"corpus": root / "corpus"})
-    train_tokenizer(config.Tokenizer(vocab_size=280), work)
-    work.metrics.close()
-    return root / "tokenizer"
+    return train_tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
-def write_model(
-    directory: Path, tokenizer: Path, skill: str, seed: int = 0, family: str = "gpt2", **shape: Any
-) -> None:
-    """A finished `finetune-<skill>` stage with weights that give varied answers."""
-    vocabulary = TextTokenizer.load(tokenizer).vocab_size
-    model = build(GPTConfig(family, 2, 2, 32, 64, vocabulary, **shape)).initialise(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)) * 0.2)
-    save_model(model, directory)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        place(tokenizer / name, directory / name)
-    limits = {"max_input_tokens": 48, "max_target_tokens": 8}
-    write_json(directory / "skill.json", {**load_skill(skill).model_dump(mode="json"), **limits})
-
-
-def write_scores(directory: Path, skill: str, value: float, stderr: float = 0.01) -> None:
+def score(directory: Path, skill: str, value: float, stderr: float = 0.01) -> None:
     """A finished benchmark stage."""
     metrics: dict[str, Any] = {}
     for name in load_skill(skill).metrics:
         metrics |= {name: value, f"{name}_stderr": stderr, f"{name}_baseline": 0.07, f"{name}_baseline_stderr": None}
-    write_json(directory / "scores.json", {"tasks": {skill: {"metrics": metrics}, "heldout": {"metrics": {}}}})
-    sample = {"id": "d#type:axis", "fields": FIELDS, "target": "int"}
-    (directory / f"samples-{skill}.jsonl").write_text(json.dumps(sample) + "\n")
+    sample = {"id": "d#type:axis", "fields": FIELDS, "target": "int", "prediction": "str"}
+    write_scores(directory, skill, metrics, sample)
 
 
 def finished_inputs(root: Path, tokenizer: Path, value: float = 0.5) -> dict[str, Path]:
-    names = ("finetune-qa", "benchmark-qa", "benchmark-base")
-    inputs = {name: root / name for name in names}
-    if not inputs["finetune-qa"].exists():
+    inputs = write_manifests(root, "qa")
+    if not (inputs["finetune-qa"] / "model.safetensors").exists():
         write_model(inputs["finetune-qa"], tokenizer, "qa")
-    write_scores(inputs["benchmark-qa"], "qa", value)
-    write_scores(inputs["benchmark-base"], "qa", 0.1)
+    score(inputs["benchmark-qa"], "qa", value)
+    score(inputs["benchmark-base"], "qa", 0.1)
     return inputs
 
 
@@ -149,11 +117,12 @@ def test_what_is_published_loads_and_answers(tmp_path: Path, tokenizer: Path) ->
 )
 def test_every_family_is_exported(tmp_path: Path, tokenizer: Path, family: str, shape: dict[str, Any]) -> None:
     write_model(tmp_path, tokenizer, "qa", family=family, **shape)
-    export_hf(tmp_path, tmp_path / "hf", "a card")  # proves that transformers computes the same logits
-    assert (
-        AutoModelForCausalLM.from_pretrained(tmp_path / "hf").config.vocab_size
-        == load_model(tmp_path).config.vocab_size
-    )
+    export_hf(tmp_path, tmp_path / "hf")  # proves that transformers computes the same logits
+    theirs, words = (kind.from_pretrained(tmp_path / "hf") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    assert theirs.config.vocab_size == load_model(tmp_path).config.vocab_size
+    text = "Return the SUM of  Ünï 12345,\n\n\taxis<|answer|>"  # some classes of transformers lower and split text
+    assert words(text)["input_ids"] == TextTokenizer.load(tokenizer).encode_prompt(text)
+    assert theirs.generate(max_new_tokens=3).shape[0] == 1, "from the beginning of a text, which the files name"
 
 
 def test_a_network_without_a_counterpart_is_registered_only(tmp_path: Path, tokenizer: Path) -> None:
@@ -177,7 +146,7 @@ def test_an_export_that_differs_is_not_published(
         run_publish(tracker, work, "key")
     assert tracker.client.search_registered_models() == []
     monkeypatch.undo()
-    export_hf(tmp_path / "finetune-qa", tmp_path / "fine", "card")
+    export_hf(tmp_path / "finetune-qa", tmp_path / "fine")
 
 
 def test_a_dead_tracker_is_one_line_and_resumable(tmp_path: Path, tokenizer: Path) -> None:
@@ -279,7 +248,7 @@ root, parent = Path(sys.argv[1]), sys.argv[2]
 tracker = Tracker(default_uri(root / "home"), root / "home", print)
 print("working", flush=True)
 run = tracker.open_stage(parent, StageFacts("publish", "key", {}, {}))
-inputs = {name: root / name for name in ("finetune-qa", "benchmark-qa", "benchmark-base")}
+inputs = {path.parent.name: path.parent for path in root.glob("*/MANIFEST.json")}
 work = Work(root / "publish", inputs)
 publish(Publish(), "tiny", {"qa": load_skill("qa")}, ModelRegistry(tracker, run.run_id, "key"), work)
 sys.exit(0 if run.finish("FINISHED") else 1)

@@ -86,8 +86,11 @@ def test_an_adapter_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
 
 def test_heads_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:
     work = workspace(tmp_path)
-    with pytest.raises(ValueError, match="3 do not divide 2"):
+    with pytest.raises(ValueError, match="devices 3 does not divide n_head 2; take"):
         pretrain(MODEL, pretrain_config(devices=3, parallel="tensor"), work)
+    grouped = MODEL.model_copy(update={"family": "modern", "n_head": 4, "n_kv_head": 1})
+    with pytest.raises(ValueError, match="devices 2 does not divide n_kv_head 1; take"):
+        pretrain(grouped, pretrain_config(devices=2, parallel="tensor"), work)
     work.runtime = Runtime(nodes=2, rendezvous="localhost:1")
     with pytest.raises(ValueError, match=r"not runtime\.nodes 2"):
         pretrain(MODEL, pretrain_config(devices=2, parallel="tensor"), work)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from team_process import trouble_with
-from teams import BROKEN_AT, KINDS, STILL, alone, losses, run_by_two, same_losses, settings
+from teams import BROKEN_AT, KINDS, OTHERS, STILL, alone, losses, run_by_two, same_losses, settings
 from tiny_training import history, inputs, pretrain_config, workspace
 
 from gptcore.model.weights import load_model
@@ -17,6 +17,10 @@ from gptcore.training.checkpoint_names import MARKER, latest_step
 from gptcore.training.pretrain import pretrain
 
 pytestmark = pytest.mark.timeout(600)  # a launch imports torch three times, which takes long on a busy machine
+
+
+PAIRS = [*(("tensor", shape) for shape in OTHERS), ("fsdp", "grouped"), ("fsdp", "gpt3")]
+"""How other shapes are shared."""
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cases.append({**case, "name": f"from-{name}", "stop_at": BROKEN_AT})
             alone(root, f"to-{name}", family, stop_at=BROKEN_AT)
             cases.append({**case, "name": f"to-{name}", "micro_batch_tokens": 32})
+    for shape in OTHERS:
+        alone(root, f"one-{shape}", shape)
+    cases += [{"parallel": parallel, **settings(shape), "name": f"{parallel}-{shape}"} for parallel, shape in PAIRS]
     fsdp, tensor = ({"parallel": parallel, **settings("modern")} for parallel in ("fsdp", "tensor"))
     broken = {**fsdp, "name": "broken"}
     cases += [{**broken, "stop_at": BROKEN_AT, "full_disk": [10, 20]}, broken]
@@ -41,8 +48,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("family", KINDS)
-@pytest.mark.parametrize("parallel", ["fsdp", "tensor"])
+@pytest.mark.parametrize(
+    ("parallel", "family"), [*((parallel, family) for family in KINDS for parallel in ("fsdp", "tensor")), *PAIRS]
+)
 def test_a_shared_model_learns_what_one_process_learns(shared: Path, parallel: str, family: str) -> None:
     assert same_losses(shared / f"{parallel}-{family}", shared / f"one-{family}")
     ids = torch.randint(0, 64, (4, 32), generator=torch.Generator().manual_seed(0))

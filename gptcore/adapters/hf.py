@@ -21,8 +21,8 @@ TOLERANCE = 1e-4
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def export_hf(model_dir: Path, target: Path, card: str) -> None:
-    """Write config.json, model.safetensors, the tokenizer's files and README.md, then prove that they work.
+def export_hf(model_dir: Path, target: Path) -> None:
+    """Write config.json, model.safetensors and the tokenizer's files, then prove that they work.
 
     Raises ValueError where transformers' logits differ from ours by more than 1e-4.
     """
@@ -33,12 +33,12 @@ def export_hf(model_dir: Path, target: Path, card: str) -> None:
     durable.write_bytes(
         target / "model.safetensors", save(to_hf(model.config, model.state_dict()), metadata={"format": "pt"})
     )
-    generation = {"eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id, "do_sample": False}
+    ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    generation = {**ids, "do_sample": False}
     durable.write_json(target / "generation_config.json", generation)
     for name in TOKENIZER_FILES:
         if (model_dir / name).exists():
             durable.place(model_dir / name, target / name)
-    durable.write_bytes(target / "README.md", card.encode())
     difference = largest_difference(model, target)
     if not difference <= TOLERANCE:
         raise ValueError(

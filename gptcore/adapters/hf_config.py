@@ -17,6 +17,7 @@ GELU = {"gelu_tanh": "gelu_new", "gelu": "gelu"}
 """Ours in GPT-2's and GPT-Neo's words."""
 LAYER_NORM_EPSILON = 1e-5
 """torch's own."""
+ROPE = {"rope_type": "default", "rope_theta": ROPE_BASE}
 
 
 def hf_config(shape: GPTConfig, special: Mapping[str, int]) -> PretrainedConfig:
@@ -86,7 +87,7 @@ def _modern(shape: GPTConfig) -> dict[str, Any]:
         "num_key_value_heads": shape.n_kv_head or shape.n_head,
         "max_position_embeddings": shape.context,
         "rms_norm_eps": EPSILON,
-        "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_BASE},
+        "rope_parameters": dict(ROPE),
         "attention_dropout": shape.dropout,
         "tie_word_embeddings": False,
         **own,
@@ -128,6 +129,8 @@ def _read_gpt(c: Any) -> Read:
     if family == "gpt1":
         return shape, {**expected, "afn": "gelu"}
     shape = GPTConfig(**{**vars(shape), "activation": _gelu(c)})
+    if c.n_inner is not None:
+        expected["n_inner"] = 4 * shape.n_embd
     return shape, {**expected, "scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True}
 
 
@@ -152,7 +155,11 @@ def _read_neo(c: Any) -> Read:
         window=None if c.window_size == BAND else c.window_size,
     )
     layers = [("global", "local")[layer % 2] for layer in range(shape.n_layer)]
-    expected: dict[str, Any] = {"attention_layers": layers, "layer_norm_epsilon": LAYER_NORM_EPSILON}
+    expected: dict[str, Any] = {
+        "attention_layers": layers,
+        "layer_norm_epsilon": LAYER_NORM_EPSILON,
+        "tie_word_embeddings": True,
+    }
     if c.intermediate_size is not None:
         expected["intermediate_size"] = 4 * shape.n_embd
     return shape, expected
@@ -171,11 +178,13 @@ def _read_modern(c: Any) -> Read:
         activation=None if qwen else "relu_squared",
         n_kv_head=None if c.num_key_value_heads == c.num_attention_heads else c.num_key_value_heads,
     )
-    keys = ("intermediate_size", "rms_norm_eps", "tie_word_embeddings")
+    keys = ("intermediate_size", "rms_norm_eps", "tie_word_embeddings", "rope_parameters")
     expected = {name: value for name, value in _modern(shape).items() if name in keys}
-    expected["hidden_act"] = "silu" if qwen else "relu2"
-    if qwen:
+    expected |= {"hidden_act": "silu" if qwen else "relu2", "attention_bias": False}
+    if hasattr(c, "head_dim"):
         expected["head_dim"] = shape.n_embd // shape.n_head
+    if qwen:
+        expected["layer_types"] = ["full_attention"] * shape.n_layer
     else:
         expected["final_logit_softcapping"] = None
     return shape, expected

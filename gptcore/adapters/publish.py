@@ -23,8 +23,10 @@ from gptcore.adapters.mlflow_client import (
     save_model,
 )
 from gptcore.adapters.mlflow_models import CHAMPION, DATASET, SKILL, ModelRegistry, score_of
+from gptcore.adapters.model_card import model_card
+from gptcore.adapters.model_card_facts import gather
 from gptcore.config import Publish, Skill, counterpart
-from gptcore.durable import locked, place, sha256_json, write_json
+from gptcore.durable import locked, place, sha256_json, write_bytes, write_json
 from gptcore.model.weights import read_config
 from gptcore.work import Outcome, Work
 
@@ -50,25 +52,32 @@ def publish(
 ) -> Outcome:
     """Publish every skill's model. Inputs: `finetune-<skill>` and `benchmark-<skill>` of each, `benchmark-base`.
 
+    For the model cards also `corpus`, `tokenizer`, `tokens`, `pretrain`, and every input's manifest.
+
     1. Write all Hugging Face directories; a wrong one stops here, before anything is registered. A network that no
     class of transformers computes has none.
     2. For each skill: logged model, its metrics, version, aliases. What an earlier try did is found and kept.
 
     Raises TrackerAway where MLflow does not answer (the stage can be resumed), ValueError for an export that differs.
     """
+
+    def registered(skill: str) -> str:
+        return f"{config.name or preset_name}-{skill}"
+
     measured = {name: measure(skill, work.inputs) for name, skill in skills.items()}
     for done, (name, skill) in enumerate(skills.items()):
         tuned = work.inputs[f"finetune-{name}"]
         if counterpart(read_config(tuned / "config.json")):
-            export_hf(tuned, work.directory / "hf" / name, model_card(preset_name, skill, measured[name].metrics))
+            directory = work.directory / "hf" / name
+            export_hf(tuned, directory)
+            card = model_card(gather(registered(name), skill, measured[name].digest, work.inputs, directory))
+            write_bytes(directory / "README.md", card.encode())
         else:
             work.say(f"{name}: no class of transformers computes this network, so there is no Hugging Face directory")
         work.progress(done + 1, 2 * len(skills), "models")
     published: dict[str, Any] = {}
     for done, (name, skill) in enumerate(skills.items(), len(skills)):
-        published[name] = _publish_one(
-            config, f"{config.name or preset_name}-{name}", skill, measured[name], registry, work
-        )
+        published[name] = _publish_one(config, registered(name), skill, measured[name], registry, work)
         work.progress(done + 1, 2 * len(skills), "models")
     write_json(work.directory / PUBLISHED, published)
     return Outcome((), {f"{name}/published_version": float(entry["version"]) for name, entry in published.items()})
@@ -164,37 +173,3 @@ def signature_of(skill: Skill) -> ModelSignature:
     return ModelSignature(
         Schema([ColSpec(DataType.string, field) for field in dict.fromkeys(fields)]), Schema([ColSpec(DataType.string)])
     )
-
-
-def model_card(preset: str, skill: Skill, metrics: Mapping[str, float]) -> str:
-    """The README.md of a Hugging Face directory."""
-    rows = "\n".join(
-        f"| {key} | {value:.4f} | {_cell(metrics, f'{key}_stderr')} | "
-        f"{_cell(metrics, f'{key}_baseline')} | {_cell(metrics, f'{key}_base')} |"
-        for key, value in sorted(metrics.items())
-        if not key.endswith(("_stderr", "_base", "_baseline"))
-    )
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
-tags: [gptmill, {skill.name}]
----
-
-# {preset}-{skill.name}
-
-A GPT trained from scratch by the gptmill preset `{preset}` and fine-tuned for {skill.name}.
-
-Prompt: `{skill.template}`
-
-The answer follows the prompt and ends with `<|endoftext|>`. Held-out items, greedy decoding:
-
-| metric | this model | standard error | baseline ({skill.baseline.replace("_", " ")}) | base model |
-|---|---|---|---|---|
-{rows}
-
-It loads with `AutoModelForCausalLM` and `AutoTokenizer`; no code of ours is needed.
-"""
-
-
-def _cell(metrics: Mapping[str, float], key: str) -> str:
-    return f"{metrics[key]:.4f}" if key in metrics else ""

@@ -65,8 +65,11 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 
 def turns(length: int, width: int) -> Turn:
-    """Cosines and sines (length, width) of the angles by which rotary positions turn, for an even width."""
-    rates = ROPE_BASE ** (-torch.arange(0, width, 2) / width)  # (width/2,)
+    """Cosines and sines (length, width) of the angles by which rotary positions turn, for an even width.
+
+    Rates are rounded as in transformers: a last bit, times a position of thousands, would show in the logits.
+    """
+    rates = 1.0 / ROPE_BASE ** (torch.arange(0, width, 2) / width)  # (width/2,)
     angles = torch.arange(length)[:, None] * rates  # (length, width/2)
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()

@@ -27,9 +27,13 @@ def sharing(config: Training, shape: GPTConfig, work: Work) -> Sharing:
         machine = this_machine(work.runtime)
         share = config.devices if machine.device == "cpu" else 1  # a GPU is one process's, a CPU's memory everyone's
         found = fitting(shape, config.optimizer, machine.memory_bytes and machine.memory_bytes / share)
-    if found == "tensor" and shape.n_head % config.devices:
+    heads = {"n_head": shape.n_head, **({"n_kv_head": shape.n_kv_head} if shape.n_kv_head else {})}
+    uneven = [f"{name} {number}" for name, number in heads.items() if number % config.devices]
+    if found == "tensor" and uneven:
+        few = ", ".join(uneven)
         raise ValueError(
-            f"parallel: tensor gives each process whole heads; {config.devices} do not divide {shape.n_head}"
+            f"parallel: tensor gives each process whole heads, and devices {config.devices} does not divide {few}; "
+            "take a number of devices that does, or parallel fsdp"
         )
     if found == "tensor" and work.runtime.nodes > 1:
         raise ValueError(f"parallel: tensor stays on one machine, not runtime.nodes {work.runtime.nodes}; take fsdp")
