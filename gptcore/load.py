@@ -60,7 +60,15 @@ class LoadedModel:
 
 
 def load(directory: str | Path, device: str = "cpu") -> LoadedModel:
-    """The model in a directory that a pretrain or finetune stage left; ValueError or FileNotFoundError otherwise."""
+    """The model in a directory that a pretrain or finetune stage left, or the base model that `hf:REF` names.
+
+    ValueError or FileNotFoundError otherwise.
+    """
+    if str(directory).startswith("hf:"):
+        from gptcore.adapters.pretrained import load_pretrained  # transformers, for those who ask for it
+
+        model, tokenizer = load_pretrained(str(directory))
+        return LoadedModel(model.to(device), tokenizer, None)
     folder = Path(directory)
     if not folder.is_dir():
         raise FileNotFoundError(f"model directory {folder} does not exist")

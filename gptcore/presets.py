@@ -86,7 +86,10 @@ def load_skill(name: str) -> Skill:
 
 
 def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
-    """A preset by name or path, with `a.b=c` overrides, `model.init` and `pretrain.size` applied; raises ConfigError."""
+    """A preset by name or path, with `a.b=c` overrides, and what follows from `model.init` and `pretrain.size`.
+
+    Raises ConfigError.
+    """
     values = _read_config("", name, "preset")
     if not isinstance(values, dict):
         raise ConfigError(f"preset {name} must be a mapping of sections, not {type(values).__name__}")

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gptcore.byte_bpe import readable
 from gptcore.config import ACTIVATIONS, BAND, POSITIONS, SPECIAL_TOKENS
 from gptcore.durable import sha256_file
 from gptcore.tokenizer_file import files_of, missing_tokens, read_saved, size_of
@@ -33,9 +34,11 @@ def directory_of(reference: str) -> Path:
     """The local directory of `hf:REF`, downloaded where REF is no directory; ValueError where there is none."""
     name = reference.removeprefix(PREFIX)
     folder = Path(name).expanduser()
+    if not name:
+        raise ValueError(f"{reference} names no model; give {PREFIX}DIRECTORY, {PREFIX}ID or {PREFIX}ID@COMMIT")
     if folder.is_dir():
         return folder.resolve()
-    if not name or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"{reference}: there is no directory {folder}, and no model of the hub is called so")
     repository, _, revision = name.partition("@")
     return _downloaded(repository, revision or None)
@@ -153,10 +156,7 @@ def shape_fields(directory: Path) -> dict[str, Any]:
     Only what `plan` needs: gptcore/adapters/hf_config.py looks at everything else when the weights are read.
     FileNotFoundError without a config.json, ValueError for a model type that cannot be taken over.
     """
-    path = directory / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; a model directory of transformers holds one")
-    found = _json_object(path)
+    path, found = directory / "config.json", config_of(directory)
     kind = found.get("model_type")
     if kind not in DEFAULTS:
         raise ValueError(
@@ -179,6 +179,14 @@ def shape_fields(directory: Path) -> dict[str, Any]:
     if kind == "gpt_neo" and values["window_size"] != BAND:
         shape["window"] = values["window_size"]
     return shape
+
+
+def config_of(directory: Path) -> dict[str, Any]:
+    """What config.json holds; FileNotFoundError, or ValueError for another thing than a JSON object."""
+    path = directory / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; a model directory of transformers holds one")
+    return _json_object(path)
 
 
 def _json_object(path: Path) -> dict[str, Any]:
@@ -207,6 +215,7 @@ def with_start(values: Mapping[str, Any]) -> Mapping[str, Any]:
     shape = shape_fields(directory)
     weight_files(directory)
     rows, saved = shape.pop("vocab_size"), read_saved(directory)
+    readable(saved, directory)
     own, missing = size_of(saved), missing_tokens(saved)
     problems = _differing(model, shape, init)
     if own > rows:

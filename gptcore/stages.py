@@ -46,10 +46,11 @@ def stages(preset: Preset) -> dict[str, Stage]:
     text, learning = ("text",), ("model", "training", "text/tokenizer.py", *skill_code)
     start = preset.model.init is not None
     taken, begun = (("tokenizer",), ("config", "weights", "tokenizer")) if start else ((), ())
-    reading = ("tokenizer_file.py", "pretrained.py", "adapters/pretrained.py", "adapters/hf_weights.py") if start else ()
+    reading = ("pretrained.py", "adapters/pretrained.py", "adapters/hf_weights.py") if start else ()
+    added = ("text/takeover.py", "tokenizer_file.py", "byte_bpe.py") if start else ()
     every = [
         Stage("corpus", 1, (), lambda p: _dump(p.corpus), (), text, root=True),
-        Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), ("text/tokenizer.py",), init=taken),
+        Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), ("text/tokenizer.py", *added), init=taken),
         Stage("tokens", 1, ("corpus", "tokenizer"), lambda p: _dump(p.tokens), ("tokenizers", "tiktoken"), text),
         Stage("pretrain", 1, ("tokens", "tokenizer"), _pretrain, ("torch",), (*learning, *reading), init=begun),
         *(

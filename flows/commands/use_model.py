@@ -26,8 +26,8 @@ def _said(options: argparse.Namespace) -> str:
         fields = {"question": options.question, "context": _text(options.context)}
     else:
         fields = {"document": _text(options.text)}
-    directory = Path(options.model)
-    if not directory.is_dir():
+    directory: str | Path = options.model
+    if not options.model.startswith("hf:") and not Path(options.model).is_dir():
         from gptcore.adapters.model_reference import model_directory
 
         directory = model_directory(

@@ -22,9 +22,9 @@ import tiktoken
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BpeTokenizer
 
+from gptcore.byte_bpe import ByteBpe, readable
 from gptcore.config import SPECIAL_TOKENS, Tokenizer
 from gptcore.durable import write_bytes, write_json
-from gptcore.text.byte_bpe import ByteBpe, byte_bpe
 from gptcore.text.documents import read_documents
 from gptcore.text.sampling import EvenSample
 from gptcore.tokenizer_file import read_saved
@@ -215,14 +215,10 @@ class TextTokenizer:
     @classmethod
     def of(cls, saved: Mapping[str, Any], directory: Path) -> TextTokenizer:
         """The tokenizer that `read_saved` found in a directory; ValueError as `load`."""
-        try:
-            bpe = byte_bpe(saved)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = str(error) if type(error) is ValueError else repr(error)
-            raise ValueError(f"the tokenizer of {directory / 'tokenizer.json'} cannot be taken: {reason}") from error
+        bpe = readable(saved, directory)
         end = SPECIAL_TOKENS[0]
         if end not in bpe.special:
-            end = _end_token(directory)
+            end = _end_token(directory) or end
             if end not in bpe.special:
                 raise ValueError(
                     f"the tokenizer of {directory} has no special token that ends a text: neither {SPECIAL_TOKENS[0]} "
@@ -237,7 +233,7 @@ class TextTokenizer:
         if len(text) > LONGEST_BLANK and self.pattern != SPLIT_PATTERN and _BLANKS.search(text):
             return self._encode_slowly(text)
         if self._bpe.plain:
-            return self._encoding.encode(text, allowed_special=self._bpe.plain.keys(), disallowed_special=())
+            return self._encoding.encode(text, allowed_special=set(self._bpe.plain), disallowed_special=())
         return self._encoding.encode_ordinary(text)
 
     def _encode_slowly(self, text: str) -> list[int]:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from gptcore.tokenizer_file import files_of
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 """What `ByteLevel` with `use_regex` splits by, as tiktoken spells it (r50k_pat_str in tiktoken_ext/openai_public.py):
@@ -48,8 +51,16 @@ class ByteBpe:
         return max(*self.pieces.values(), *self.special.values(), *self.plain.values(), 0) + 1
 
 
-def byte_bpe(saved: Mapping[str, Any]) -> ByteBpe:
-    """What a tokenizer.json holds; ValueError, KeyError or TypeError where tiktoken could not do what it says."""
+def readable(saved: Mapping[str, Any], directory: Path) -> ByteBpe:
+    """What the tokenizer of a directory says; ValueError, naming it, where tiktoken could not do that."""
+    try:
+        return _read(saved)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error) if type(error) is ValueError else f"it is damaged, or no byte-level BPE ({error!r})"
+        raise ValueError(f"{files_of(directory)[0]} cannot be taken: {reason}") from None
+
+
+def _read(saved: Mapping[str, Any]) -> ByteBpe:
     model, added = saved["model"], saved["added_tokens"]
     if model.get("type", "BPE") != "BPE":
         raise ValueError(f"its model is {model['type']}, not BPE")
@@ -84,11 +95,14 @@ def _pattern(before: Mapping[str, Any]) -> str:
     match before:
         case {"type": "ByteLevel"} if before.get("use_regex", True) and not before.get("add_prefix_space", True):
             return GPT2_PATTERN
-        case {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": str(found)}} as split, last]}:
-            unlike = split.get("behavior") != "Isolated" or split.get("invert")
-            if not unlike and last["type"] == "ByteLevel" and not last.get("use_regex", True):
-                if not last.get("add_prefix_space", True):
-                    return found
+        case {
+            "type": "Sequence",
+            "pretokenizers": [{"type": "Split", "pattern": {"Regex": str(found)}} as split, last],
+        }:
+            cut = split.get("behavior") == "Isolated" and not split.get("invert")
+            bytes_only = not last.get("use_regex", True) and not last.get("add_prefix_space", True)
+            if cut and last["type"] == "ByteLevel" and bytes_only:
+                return found
     raise ValueError(
         f"its pre-tokenizer {_short(before)} is neither GPT-2's nor one Split before ByteLevel, without a prefix space"
     )
