@@ -182,7 +182,7 @@ tags: [gptmill, {skill.name}]
 
 # {preset}-{skill.name}
 
-A GPT trained from scratch by the gptmill preset `{preset}` and fine-tuned for {skill.name}.
+A GPT of the gptmill preset `{preset}`, fine-tuned for {skill.name}.
 
 Prompt: `{skill.template}`
 
