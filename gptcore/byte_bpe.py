@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class ByteBpe:
     @property
     def size(self) -> int:
         """One more than the largest id."""
-        return max(*self.pieces.values(), *self.special.values(), *self.plain.values(), 0) + 1
+        return max(chain(self.pieces.values(), self.special.values(), self.plain.values())) + 1
 
 
 def readable(saved: Mapping[str, Any], directory: Path) -> ByteBpe:

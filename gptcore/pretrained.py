@@ -234,7 +234,7 @@ def with_start(values: Mapping[str, Any]) -> Mapping[str, Any]:
         problems.append(f"pretrain.size {pretrain['size']} chooses a shape, model.init {init} has one; leave one out")
     if problems:
         raise ValueError("; ".join(problems))
-    shape["context"] = model.get("context", shape["context"])
+    shape["context"] = model.get("context") or shape["context"]
     return {**values, "model": {**model, **shape}, "tokenizer": tokenizer}
 
 

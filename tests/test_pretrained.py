@@ -172,15 +172,19 @@ def test_parts_half_precision_and_bare_names_load_too(gpt2: Path, copied: Path, 
     torch.testing.assert_close(halved(ids), expected, atol=0.1, rtol=0)
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", [*CONFIGS, "nanochat"])
 def test_the_plain_reading_of_a_config_is_that_of_transformers(kind: str, tmp_path: Path) -> None:
-    for config in (CONFIGS[kind].to_diff_dict(), {"model_type": kind, **USUAL.get(kind, {})}):
+    written = [CONFIGS[kind].to_diff_dict()] if kind in CONFIGS else []
+    for config in (*written, {"model_type": kind, **USUAL.get(kind, {})}):
         (tmp_path / "config.json").write_text(json.dumps(config))
         shape = {k: v for k, v in vars(shape_of(config)).items() if k != "dropout"}
         assert shape_fields(tmp_path) == shape
 
 
-USUAL: dict[str, dict[str, Any]] = {"qwen3": {"intermediate_size": 10_944, "tie_word_embeddings": False}}
+USUAL: dict[str, dict[str, Any]] = {
+    "qwen3": {"intermediate_size": 10_944, "tie_word_embeddings": False},
+    "nanochat": {"intermediate_size": 3072, "final_logit_softcapping": None},
+}
 """What a config.json must say besides its type for a shape of ours."""
 
 
@@ -190,6 +194,12 @@ def test_the_command_line_starts_without_transformers() -> None:
     program = "import sys, gptcore.pretrained, gptcore.load, flows.command_line; print('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_an_id_of_the_tables_padding_decodes_to_nothing(copied: Path) -> None:
+    loaded = load(f"hf:{save_tokenizer(copied, size=TOKENS - 20)}")
+    assert loaded.model.config.vocab_size == TOKENS
+    assert loaded.tokenizer.decode([loaded.tokenizer.encode("a")[0], TOKENS - 1]) == "a"
 
 
 # What cannot be taken
@@ -332,6 +342,17 @@ def test_vocab_and_merges_alone_are_the_same_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "parts" / "tokenizer_config.json").write_text('{"tokenizer_class": "Qwen2Tokenizer"}')
     with pytest.raises(ValueError, match="'Qwen2Tokenizer' says more than"):
         TextTokenizer.load(tmp_path / "parts")
+
+
+def test_older_files_leave_out_what_goes_without_saying(tmp_path: Path) -> None:
+    """GPT-2's own on the hub: merges as text, no word of the regular expression."""
+    whole = TextTokenizer.load(save_tokenizer(tmp_path))
+    saved = json.loads((tmp_path / "tokenizer.json").read_bytes())
+    saved["model"]["merges"] = [" ".join(pair) for pair in saved["model"]["merges"]]
+    saved["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(saved))
+    older = TextTokenizer.load(tmp_path)
+    assert [older.encode(text) for text in TEXTS] == [whole.encode(text) for text in TEXTS]
 
 
 def spoiled(**parts: Any) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def load_pretrained(reference: str) -> tuple[GPT, TextTokenizer]:
     """The model and the tokenizer of `hf:REF` as they are; ValueError or FileNotFoundError where they cannot be."""
     directory = directory_of(reference)
     shape = checked_shape(directory)
-    tokenizer = TextTokenizer.load(directory)
+    tokenizer = TextTokenizer.load(directory, shape.vocab_size)
     _check_rows(directory, tokenizer.vocab_size, shape)
     model = build(shape)
     model.load_state_dict(read_weights(directory, shape), assign=True)

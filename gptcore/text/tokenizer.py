@@ -184,8 +184,11 @@ def _count(text: str, tokenizer: TextTokenizer) -> Counter[str]:
 class TextTokenizer:
     """Text to ids and back: tokenizers of ours, and byte-level BPE of others that tiktoken encodes identically."""
 
-    def __init__(self, bpe: ByteBpe, end: str, saved: Mapping[str, Any]) -> None:
-        """end: the token that ends a text. saved: what tokenizer.json holds, for texts that tiktoken cannot encode."""
+    def __init__(self, bpe: ByteBpe, end: str, saved: Mapping[str, Any], rows: int = 0) -> None:
+        """end: the token that ends a text. saved: what tokenizer.json holds, for texts that tiktoken cannot encode.
+
+        rows: of the model's table; those without a token are its padding, and an id of one decodes to nothing.
+        """
         self._bpe, self._saved = bpe, saved
         self._encoding = tiktoken.Encoding(
             "gptmill",
@@ -193,7 +196,7 @@ class TextTokenizer:
             mergeable_ranks=bpe.pieces,
             special_tokens={**bpe.plain, **bpe.special},
         )
-        self._special_ids = frozenset(bpe.special.values())
+        self._special_ids = frozenset([*bpe.special.values(), *range(bpe.size, rows)])
         self.special = bpe.special
         """Special token -> id."""
         self.vocab_size = bpe.size
@@ -205,15 +208,15 @@ class TextTokenizer:
         self.padding = bpe.special.get(SPECIAL_TOKENS[1], self.eot)
 
     @classmethod
-    def load(cls, directory: Path) -> TextTokenizer:
-        """Read `directory`/tokenizer.json, or GPT-2's vocab.json and merges.txt.
+    def load(cls, directory: Path, rows: int = 0) -> TextTokenizer:
+        """Read `directory`/tokenizer.json, or GPT-2's vocab.json and merges.txt; rows: of the model's table.
 
         FileNotFoundError when there is neither; ValueError when tiktoken could not give the same ids for it.
         """
-        return cls.of(read_saved(directory), directory)
+        return cls.of(read_saved(directory), directory, rows)
 
     @classmethod
-    def of(cls, saved: Mapping[str, Any], directory: Path) -> TextTokenizer:
+    def of(cls, saved: Mapping[str, Any], directory: Path, rows: int = 0) -> TextTokenizer:
         """The tokenizer that `read_saved` found in a directory; ValueError as `load`."""
         bpe = readable(saved, directory)
         end = SPECIAL_TOKENS[0]
@@ -224,7 +227,7 @@ class TextTokenizer:
                     f"the tokenizer of {directory} has no special token that ends a text: neither {SPECIAL_TOKENS[0]} "
                     f"nor an eos_token in tokenizer_config.json; there are: {', '.join(bpe.special) or 'none'}"
                 )
-        return cls(bpe, end, saved)
+        return cls(bpe, end, saved, rows)
 
     def encode(self, text: str) -> list[int]:
         """Ids of corpus text, in which a special token's name is ordinary text. Lone surrogates become U+FFFD."""
