@@ -164,7 +164,7 @@ class Tokenizer(Part):
     """Byte-level BPE."""
 
     vocab_size: Positive = 4096
-    """Tokens in all: 256 bytes, merges, special tokens."""
+    """Tokens in all: 256 bytes, merges, special tokens. With `model.init` it follows from that."""
     train_bytes: Positive = 50_000_000
     """Text that BPE training sees, bytes: the train split, or an even sample of it. Bounds memory."""
 
@@ -179,6 +179,11 @@ class Tokens(Part):
 class Model(Part):
     """The shape of the network."""
 
+    init: str | None = Field(default=None, pattern=r"^hf:.+", exclude_if=lambda value: value is None)
+    """A pretrained model to start from: `hf:DIRECTORY` of transformers, or `hf:ID` or `hf:ID@COMMIT` of the Hugging
+    Face hub. Shape and tokenizer are then its own (`model.context` may be shorter), with the special tokens that it
+    lacks; `dropout` stays the preset's. None draws the first weights. The bytes of its files enter the keys, where they
+    lie does not."""
     family: Literal["gpt1", "gpt2", "gpt3", "modern"] = "gpt2"
     """The architecture. gpt1: post-norm, learned positions, tied head (Radford et al. 2018). gpt2: pre-norm (Radford et
     al. 2019). gpt3: every second layer attends within a band (Brown et al. 2020, section 2.1). modern: rotary
@@ -348,7 +353,7 @@ class Training(Part):
 
     @model_validator(mode="after")
     def _possible(self) -> Training:
-        if self.warmup_steps >= self.steps:
+        if self.warmup_steps >= self.steps > 0:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
         if self.most_skips > self.spike_window:
             raise ValueError(
@@ -361,6 +366,7 @@ EXECUTION_OF_TRAINING = frozenset({"devices", "parallel"})
 """Fields of `Training` that, like `runtime`, change no more than the last bits of a result: they enter no key."""
 EXECUTION: dict[str, Any] = {
     "runtime": True,
+    "model": {"init"},  # where it lies; the digests of its files enter keys by themselves
     "pretrain": set(EXECUTION_OF_TRAINING),
     "finetune": {"__all__": set(EXECUTION_OF_TRAINING)},
 }
@@ -370,6 +376,8 @@ EXECUTION: dict[str, Any] = {
 class Pretrain(Training):
     """Pretraining on token shards."""
 
+    steps: NotNegative = 1000
+    """Optimizer updates. 0 takes the model of `model.init` as it is."""
     gap_warning: float | None = 0.5
     """Nats a token by which val_loss may lie above the mean training loss of the last 50 updates before a warning; None
     never warns. Training loss is taken with dropout, on text as it comes."""
@@ -543,6 +551,8 @@ class Preset(Part):
     @model_validator(mode="after")
     def _possible(self) -> Preset:
         problems = []
+        if self.pretrain.steps == 0 and self.model.init is None:
+            problems.append("pretrain.steps 0 leaves the model untrained; give more, or a model.init to start from")
         least = 256 + len(SPECIAL_TOKENS)
         if self.tokenizer.vocab_size < least:
             problems.append(

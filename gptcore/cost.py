@@ -87,7 +87,7 @@ def _cost(preset: Preset, config: Training, planned: StagePlan, machine: Machine
     # Fine-tuning computes the head for answers only, one token in twenty.
     length = config.max_input_tokens + config.max_target_tokens if isinstance(config, Finetune) else shape.context
     token = flops_per_token(shape, length, head=not tuning)
-    evaluations = -(-config.steps // config.eval_every)
+    evaluations = max(1, -(-config.steps // config.eval_every))
     rate = machine.flops(dtype, shape.n_embd, preset.runtime.threads)
     tokens = config.steps * config.batch_tokens + evaluations * config.eval_tokens / 3  # a forward pass is a third
     estimate = round(token * tokens / rate, 1) if rate else None

@@ -16,6 +16,7 @@ from gptcore.home import home, tracking_uri
 from gptcore.model.beams import Beams
 from gptcore.model.generate import Answer, generate
 from gptcore.model.gpt import GPT
+from gptcore.model.int8 import quantized
 from gptcore.model.sampling import Sampling
 from gptcore.model.weights import load_model
 from gptcore.text.skills import encode_example
@@ -193,22 +194,26 @@ def load(
     quantize: Literal["int8"] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> LoadedModel:
-    """The model that a directory holds, or that `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `RUN/STAGE` names.
+    """The model that a directory holds, or that `hf:DIRECTORY-OR-ID`, `models:/NAME@ALIAS` or `RUN/STAGE` names.
 
-    A directory that exists comes first. The names are looked up in `$MLFLOW_TRACKING_URI` and `$GPTMILL_HOME`; `say` is
-    told where that takes long. quantize: int8 keeps the matrices in a quarter of the memory, rounded
-    (gptcore/model/int8.py), for a CPU.
+    A directory that exists comes first. hf: is one of transformers, from disk or the hub; models:/NAME/VERSION works
+    too. Runs and names are looked up in `$MLFLOW_TRACKING_URI` and `$GPTMILL_HOME`; `say` is told where that takes
+    long. quantize: int8 keeps the matrices in a quarter of the memory, rounded (gptcore/model/int8.py), for a CPU.
 
     FileNotFoundError or ValueError where there is no such model, or it is damaged; TrackerAway where MLflow does not
     answer.
     """
-    folder = _folder(str(reference), say)
-    model = load_model(folder, device)
-    if quantize is not None:
-        from gptcore.model.int8 import quantized
+    if str(reference).startswith("hf:"):
+        from gptcore.adapters.pretrained import load_pretrained  # transformers takes seconds
 
+        (model, tokenizer), use = load_pretrained(str(reference)), None
+        model = model.to(device)
+    else:
+        folder = _folder(str(reference), say)
+        model, tokenizer, use = load_model(folder, device), TextTokenizer.load(folder), _use(folder)
+    if quantize is not None:
         model = quantized(model)
-    return LoadedModel(model.eval(), TextTokenizer.load(folder), _use(folder))
+    return LoadedModel(model.eval(), tokenizer, use)
 
 
 def _folder(reference: str, say: Callable[[str], None]) -> Path:
@@ -216,7 +221,8 @@ def _folder(reference: str, say: Callable[[str], None]) -> Path:
         return Path(reference)
     if not reference.startswith("models:/") and (reference.startswith((".", "/", "~")) or "/" not in reference):
         raise FileNotFoundError(
-            f"model directory {reference!r} does not exist; a model is a directory, models:/NAME@ALIAS, or RUN/STAGE"
+            f"model directory {reference!r} does not exist; a model is a directory, hf:ID, models:/NAME@ALIAS, or "
+            "RUN/STAGE"
         )
     from gptcore.adapters.model_reference import model_directory  # MLflow's client takes seconds
 

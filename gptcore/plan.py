@@ -41,19 +41,33 @@ class StagePlan:
 
 
 def resolve_sources(preset: Preset, home: Path) -> list[dict[str, Any]]:
-    """Look at every source anew and remember its version for later plans."""
+    """Look at every source anew and remember its version for later plans; that of `model.init` comes last."""
     from gptcore.text.sources import resolve_source  # slow to import, and a plan need not resolve
 
     versions = [resolve_source(source, home / "cache") for source in preset.corpus.sources]
     for source, version in zip(preset.corpus.sources, versions, strict=True):
         write_json(_resolved_path(source, home), version)
-    return versions
+    return [*versions, *_start(preset, home)]
 
 
 def last_resolved(preset: Preset, home: Path) -> list[dict[str, Any]] | None:
-    """The versions of the last resolution, or None if any source was never resolved."""
+    """The versions of the last resolution, or None if any source was never resolved.
+
+    Loading the preset has looked at `model.init` already, so its version is always today's.
+    """
     versions = [read_json(_resolved_path(source, home)) for source in preset.corpus.sources]
-    return None if None in versions else versions
+    return None if None in versions else [*versions, *_start(preset, home)]
+
+
+def _start(preset: Preset, home: Path) -> list[dict[str, Any]]:
+    """The version of `model.init`, where there is one."""
+    if preset.model.init is None:
+        return []
+    from gptcore.pretrained import directory_of, version_of
+    from gptcore.text.digests import DigestCache
+
+    with DigestCache(home / "cache") as cache:
+        return [version_of(directory_of(preset.model.init), cache.get)]
 
 
 def _resolved_path(source: Source, home: Path) -> Path:
@@ -133,6 +147,8 @@ def _expected(past: Manifest | None, preset: Preset) -> float | None:
     if past is None:
         return None
     before, cost = past.identity["config"], 0.0
+    if before.get("steps") == 0:
+        return None
     if past.stage == "pretrain":
         token = _token_flops(preset.model, preset) / _token_flops(Model.model_construct(**before["model"]), preset)
         cost = token * preset.pretrain.steps * preset.pretrain.batch_tokens
@@ -154,6 +170,8 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     reasons += [f"{name} {then} -> {now}" for name, (then, now) in _moved(old["libraries"], new["libraries"]).items()]
     if old.get("sources") != new.get("sources"):
         reasons.append("new source version")
+    if old.get("init") != new.get("init"):
+        reasons.append("other files behind model.init")
     if old["version"] != new["version"]:
         reasons.append(f"stage version {old['version']} -> {new['version']}")
     return "; ".join(reasons) or "another key exists"

@@ -86,19 +86,35 @@ def load_skill(name: str) -> Skill:
 
 
 def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
-    """A preset by name or path, with `a.b=c` overrides and `pretrain.size` applied; raises ConfigError."""
+    """A preset by name or path, with `a.b=c` overrides, and what follows from `model.init` and `pretrain.size`.
+
+    Raises ConfigError.
+    """
     values = _read_config("", name, "preset")
     if not isinstance(values, dict):
         raise ConfigError(f"preset {name} must be a mapping of sections, not {type(values).__name__}")
     for override in overrides:
         _apply(values, override)
-    preset = _validated(Preset, _with_size(values, name), f"preset {name}")
+    preset = _validated(Preset, _with_size(_with_start(values, name), name), f"preset {name}")
     for skill in preset.finetune:
         load_skill(skill)
     return preset
 
 
-def _with_size(values: dict[str, Any], name: str) -> Mapping[str, Any]:
+def _with_start(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The values with what follows from `model.init`, where there is one."""
+    model = values.get("model")
+    if not isinstance(model, dict) or model.get("init") is None:
+        return values
+    from gptcore.pretrained import with_start  # few presets need it
+
+    try:
+        return with_start(values)
+    except (ValueError, OSError) as problem:
+        raise ConfigError(f"preset {name}: {problem}") from None
+
+
+def _with_size(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The values with what follows from `pretrain.size`, where there is one."""
     pretrain = values.get("pretrain")
     if not isinstance(pretrain, dict) or pretrain.get("size") is None:

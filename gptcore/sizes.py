@@ -43,7 +43,7 @@ class Shape:
     @classmethod
     def of(cls, model: Model, vocab_size: int) -> Shape:
         """The preset's model section with the tokenizer's vocabulary."""
-        return cls(**model.model_dump(exclude={"dropout"}), vocab_size=vocab_size)
+        return cls(**model.model_dump(exclude={"init", "dropout"}), vocab_size=vocab_size)
 
     @classmethod
     def like(cls, network: object) -> Shape:

@@ -33,6 +33,8 @@ class Stage:
     """Where its code lives below gptcore, for the drift note."""
     root: bool = False
     """Whether it reads sources of its own, whose versions enter the key."""
+    init: tuple[str, ...] = ()
+    """Which parts of `model.init` it reads, whose digests enter the key."""
 
 
 def stages(preset: Preset) -> dict[str, Stage]:
@@ -42,11 +44,15 @@ def stages(preset: Preset) -> dict[str, Stage]:
     benchmarks = tuple(f"benchmark-{model}" for model in models)
     skill_code = ("text/skills.py", "text/docstring_items.py")
     text, learning = ("text",), ("model", "training", "text/tokenizer.py", *skill_code)
+    start = preset.model.init is not None
+    taken, begun = (("tokenizer",), ("config", "weights", "tokenizer")) if start else ((), ())
+    reading = ("pretrained.py", "adapters/pretrained.py", "adapters/hf_weights.py") if start else ()
+    added = ("text/takeover.py", "tokenizer_file.py", "byte_bpe.py") if start else ()
     every = [
         Stage("corpus", 1, (), lambda p: _dump(p.corpus), (), text, root=True),
-        Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), ("text/tokenizer.py",)),
+        Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), ("text/tokenizer.py", *added), init=taken),
         Stage("tokens", 1, ("corpus", "tokenizer"), lambda p: _dump(p.tokens), ("tokenizers", "tiktoken"), text),
-        Stage("pretrain", 1, ("tokens", "tokenizer"), _pretrain, ("torch",), learning),
+        Stage("pretrain", 1, ("tokens", "tokenizer"), _pretrain, ("torch",), (*learning, *reading), init=begun),
         *(
             Stage(f"finetune-{skill}", 1, ("pretrain", "corpus"), _finetune(skill), _tuners(tuning), learning)
             for skill, tuning in preset.finetune.items()
@@ -91,7 +97,10 @@ def stages(preset: Preset) -> dict[str, Stage]:
 def identity(
     stage: Stage, preset: Preset, inputs: Mapping[str, str], sources: list[dict[str, Any]] | None
 ) -> dict[str, Any]:
-    """The parts of a key. inputs: output digest by stage name. sources: resolved versions, for a root stage."""
+    """The parts of a key. inputs: output digest by stage name.
+
+    sources: resolved versions of the corpus's sources, and after them that of `model.init`, where there is one.
+    """
     parts: dict[str, Any] = {
         "stage": stage.name,
         "version": stage.version,
@@ -100,8 +109,21 @@ def identity(
         "libraries": {name: library_version(name).split("+")[0] for name in stage.libraries},
     }
     if stage.root:
-        parts["sources"] = sources
+        parts["sources"] = corpus_versions(preset, sources or [])
+    if stage.init:
+        version = init_version(preset, sources or [])
+        parts["init"] = {part: version[part] for part in stage.init}
     return parts
+
+
+def corpus_versions(preset: Preset, sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the resolved versions those of the corpus."""
+    return sources[: len(preset.corpus.sources)]
+
+
+def init_version(preset: Preset, sources: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the resolved versions that of `model.init`."""
+    return sources[len(preset.corpus.sources)]
 
 
 def key_of(parts: dict[str, Any]) -> str:
@@ -143,7 +165,7 @@ def _training(preset: Preset, part: Any) -> dict[str, Any]:
 
 def _pretrain(preset: Preset) -> dict[str, Any]:
     decided = {k: v for k, v in _training(preset, preset.pretrain).items() if k not in DIAL_FIELDS}
-    return {"model": _dump(preset.model), **decided}
+    return {"model": preset.model.model_dump(mode="json", exclude={"init"}), **decided}
 
 
 def _finetune(skill: str) -> Identity:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
+from gptcore.stages import corpus_versions
 from tasks.options import STAGE_TASK
 from tasks.result import StageResult
 from tasks.session import Session, StageFunction
@@ -16,6 +17,7 @@ def corpus(session: Session) -> StageResult:
     def prepare() -> StageFunction:
         from gptcore.text.corpus import build_corpus
 
-        return lambda work: build_corpus(session.preset.corpus, session.sources, work)
+        versions = corpus_versions(session.preset, session.sources)
+        return lambda work: build_corpus(session.preset.corpus, versions, work)
 
     return session.stage("corpus", prepare)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
+from gptcore.stages import init_version
 from tasks.options import STAGE_TASK
 from tasks.result import StageResult
 from tasks.session import Session, StageFunction
@@ -11,11 +12,18 @@ from tasks.session import Session, StageFunction
 
 @task(name="tokenizer", task_run_name="tokenizer", **STAGE_TASK)
 def tokenizer(session: Session) -> StageResult:
-    """Byte-level BPE from the train split."""
+    """Byte-level BPE from the train split, or that of `model.init`."""
+    preset = session.preset
 
     def prepare() -> StageFunction:
+        if preset.model.init is not None:
+            from gptcore.adapters.pretrained import checked_start
+            from gptcore.text.takeover import take_over_tokenizer
+
+            directory = checked_start(preset.model, init_version(preset, session.sources))
+            return lambda work: take_over_tokenizer(preset.tokenizer, directory, work)
         from gptcore.text.tokenizer import train_tokenizer
 
-        return lambda work: train_tokenizer(session.preset.tokenizer, work)
+        return lambda work: train_tokenizer(preset.tokenizer, work)
 
     return session.stage("tokenizer", prepare)

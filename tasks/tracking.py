@@ -194,6 +194,8 @@ class ParentTracking:
                 StageInput(source["kind"], sha256_json(version), canonical_json(source).decode())
                 for source, version in zip(identity["config"]["sources"], identity["sources"], strict=True)
             )
+        if "init" in identity:
+            inputs += (StageInput("init", sha256_json(identity["init"]), str(self._preset.model.init)),)
         return StageFacts(name, key, identity["config"], {**tags, **_prefect_tags(flow_run.id)}, inputs)
 
     def note(self, directory: Path, run_id: str | None, complete: bool) -> None:

@@ -261,7 +261,7 @@ def test_weights_of_another_shape_are_named(broken: Path) -> None:
 
 @pytest.mark.parametrize("reference", ["nowhere", "./no/where", "/no/where", "~/nowhere"])
 def test_a_reference_to_nothing_is_refused(reference: str) -> None:
-    with pytest.raises(FileNotFoundError, match=r"does not exist; a model is a directory, models:/NAME@ALIAS, or RUN"):
+    with pytest.raises(FileNotFoundError, match=r"does not exist; a model is a directory, hf:ID, models:/NAME@ALIAS"):
         gptcore.load(reference)
 
 

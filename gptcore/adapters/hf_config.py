@@ -176,7 +176,7 @@ def _read_modern(c: Any) -> Read:
         vocab_size=c.vocab_size,
         dropout=float(c.attention_dropout),
         activation=None if qwen else "relu_squared",
-        n_kv_head=None if c.num_key_value_heads == c.num_attention_heads else c.num_key_value_heads,
+        n_kv_head=None if c.num_key_value_heads in (None, c.num_attention_heads) else c.num_key_value_heads,
     )
     keys = ("intermediate_size", "rms_norm_eps", "tie_word_embeddings", "rope_parameters")
     expected = {name: value for name, value in _modern(shape).items() if name in keys}

@@ -45,11 +45,12 @@ def model_card(facts: Facts) -> str:
         "Training": _training(facts),
         "Benchmark": _benchmark(facts),
         "Limits": "\n".join(f"- {limit}" for limit in _limits(facts)),
-        "Licences of the sources": _licences(facts.origins),
+        "Licences of the sources": _licences(facts.origins, facts.start),
         "Digests": _digests(facts),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
-    opening = f"A GPT trained from scratch with gptmill and fine-tuned for {facts.skill.name}."
+    begun = "that went on from a pretrained model" if facts.start else "that was trained from scratch"
+    opening = f"A GPT {begun} with gptmill and fine-tuned for {facts.skill.name}."
     return f"---\n{head(facts).to_yaml()}\n---\n\n# {facts.name}\n\n{opening}\n\n{body}\n"
 
 
@@ -69,7 +70,7 @@ def head(facts: Facts) -> ModelCardData:
         metrics=list(facts.skill.metrics),
         model_name=facts.name,
         eval_results=list(_results(facts)),
-        **_licence_of_head([origin.licence for origin in facts.origins]),
+        **_licence_of_head([*(origin.licence for origin in facts.origins), *([None] if facts.start else [])]),
     )
 
 
@@ -104,6 +105,7 @@ def _results(facts: Facts) -> Iterator[EvalResult]:
 
 def _what(facts: Facts) -> str:
     shape, parameters = facts.shape, facts.metric("pretrain/parameters")
+    made = "of the model it went on from" if facts.start else "made for this text"
     heads = f"{shape.n_head}" + (f", of keys and values {shape.n_kv_head}" if shape.n_kv_head else "")
     rows = [
         ("family", FAMILIES[shape.family]),
@@ -114,7 +116,7 @@ def _what(facts: Facts) -> str:
         ("heads", heads),
         ("positions, activation", f"{positions_of(shape)}, {activation_of(shape).replace('_', ' ')}"),
         ("context", f"{shape.context:,} tokens"),
-        ("vocabulary", f"{shape.vocab_size:,} tokens, byte-level BPE made for this text"),
+        ("vocabulary", f"{shape.vocab_size:,} tokens, byte-level BPE {made}"),
         ("weights", "float32, safetensors"),
     ]
     return _table(("", ""), rows)
@@ -173,7 +175,7 @@ def _trained(manifest: Manifest) -> dict[str, str]:
     asked, stage = manifest.identity["config"], manifest.stage
     best = manifest.metrics.get(f"{stage}/best_step")
     return {
-        "method": asked.get("method", "from random weights"),
+        "method": asked.get("method", f"from {'pretrained' if 'init' in manifest.identity else 'random'} weights"),
         "updates planned": f"{asked['steps']:,}",
         "weights kept": "of the last update" if best is None else f"of update {best:,.0f}, the best",
         "tokens an update": f"{asked['batch_tokens']:,}",
@@ -222,9 +224,13 @@ def _limits(facts: Facts) -> Iterator[str]:
     share = read / parameters
     few = f", under the {ENOUGH_TOKENS} with which a budget is spent best" if share < ENOUGH_TOKENS else ""
     small = "It is small: " if parameters < SMALL else "It has "
-    yield f"{small}{parameters:,.0f} parameters, pretrained on {read:,.0f} tokens, {share:.3g} a parameter{few}."
-    passes = read / facts.metric("tokens/train")
-    yield f"It has read nothing but {_listed(facts.origins)}, {passes:.3g} times over, and knows nothing else."
+    passes, text = read / facts.metric("tokens/train"), _listed(facts.origins)
+    if facts.start:
+        yield f"{small}{parameters:,.0f} parameters. What the model had read that it went on from is not known here."
+        yield f"Since then it has read {read:,.0f} tokens: {text}, {passes:.3g} times over."
+    else:
+        yield f"{small}{parameters:,.0f} parameters, pretrained on {read:,.0f} tokens, {share:.3g} a parameter{few}."
+        yield f"It has read nothing but {text}, {passes:.3g} times over, and knows nothing else."
     languages = sorted({code for origin in facts.origins for code in origin.languages})
     silent = sorted({o.name for o in facts.origins if not o.languages})
     known = f"Languages of its text: {', '.join(languages) or 'unknown'}"
@@ -262,20 +268,24 @@ def _listed(found: Sequence[Origin]) -> str:
     return " and ".join([f"the docstrings of {which}", *others] if packages else others)
 
 
-def _licences(found: Sequence[Origin]) -> str:
+def _licences(found: Sequence[Origin], start: object) -> str:
     rows = [
         (o.name, o.kind, _code(o.version), f"{o.documents:,}", f"{o.bytes:,}", o.licence or "unknown") for o in found
     ]
     unknown = sum(origin.licence is None for origin in found)
     said = f"Of {unknown} of {len(found)} sources the licence is unknown here: ask their owners." if unknown else ""
-    text = f"As the sources word them. {said} No licence was chosen for the weights themselves.".replace("  ", " ")
-    return f"{text}\n\n" + _table(("source", "kind", "version", "training documents", "bytes", "licence"), rows)
+    begun = "That of the model it went on from is not recorded. " if start else ""
+    text = f"As the sources word them. {said} {begun}No licence was chosen for the weights themselves."
+    columns = ("source", "kind", "version", "training documents", "bytes", "licence")
+    return f"{text.replace('  ', ' ')}\n\n" + _table(columns, rows)
 
 
 def _digests(facts: Facts) -> str:
     rows = [(stage, _code(m.key), _code(m.output_digest), _commit(m)) for stage, m in facts.manifests.items()]
+    parts = ", ".join(f"{part} `{digest}`" for part, digest in sorted((facts.start or {}).items()))
+    begun = f"sha256 of the model it went on from: {parts}.\n\n" if parts else ""
     return (
-        f"sha256 of `model.safetensors`: `{facts.weights}`; of the test items: `{facts.items}`.\n\n"
+        f"sha256 of `model.safetensors`: `{facts.weights}`; of the test items: `{facts.items}`.\n\n{begun}"
         "A key names everything that defines a stage's result, an output digest the bytes it left: each stage's inputs "
         "are in its key, so that every number above leads back to its bytes (`MANIFEST.json` in the store).\n\n"
         + _table(("stage", "key", "output digest", "git commit"), rows)

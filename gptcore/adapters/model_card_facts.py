@@ -51,6 +51,11 @@ class Facts:
         """Of the fine-tuning."""
         return self.manifests[f"finetune-{self.skill.name}"]
 
+    @property
+    def start(self) -> dict[str, str] | None:
+        """sha256 of the parts of the pretrained model that pretraining started from; None for random weights."""
+        return self.manifests["pretrain"].identity.get("init")
+
     def metric(self, name: str) -> float:
         """A stage's headline metric, by its stable name."""
         return self.manifests[name.partition("/")[0]].metrics[name]

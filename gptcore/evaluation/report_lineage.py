@@ -40,6 +40,8 @@ def differing(preset: Preset) -> Iterator[tuple[str, Any, Any]]:
     for field, value in flat(preset.model_dump(mode="json", exclude=EXECUTION)):
         if field not in usual or usual[field] != value:
             yield field, value, usual.get(field)
+    if preset.model.init is not None:
+        yield "model.init", preset.model.init, None
 
 
 def _shown(value: Any) -> Markup:

@@ -53,7 +53,7 @@ class GPTConfig:
     @classmethod
     def of(cls, model: config.Model, vocab_size: int) -> GPTConfig:
         """The preset's model section with the tokenizer's vocabulary."""
-        return cls(**model.model_dump(), vocab_size=vocab_size)
+        return cls(**model.model_dump(exclude={"init"}), vocab_size=vocab_size)
 
 
 class Attend(Protocol):

@@ -17,6 +17,7 @@ from torch import Tensor
 from gptcore import durable
 from gptcore.model.families import build
 from gptcore.model.gpt import GPT, GPTConfig
+from gptcore.pretrained import PICKLED
 
 DTYPES = {
     torch.float32: "F32",
@@ -27,7 +28,6 @@ DTYPES = {
     torch.uint8: "U8",
 }
 """Names that the safetensors format gives to the types we write."""
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def write_tensors(file: IO[bytes], tensors: Mapping[str, Tensor]) -> str:

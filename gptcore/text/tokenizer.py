@@ -2,15 +2,18 @@
 
 `tokenizers` trains it and writes tokenizer.json, which transformers reads. Encoding goes through tiktoken, built from
 that file: the same ids for a fifth of the processor time.
-Ids: 256 bytes, then the merges in rank order, then the special tokens.
+Ids of ours: 256 bytes, then the merges in rank order, then the special tokens.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,12 @@ import tiktoken
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BpeTokenizer
 
+from gptcore.byte_bpe import ByteBpe, readable
 from gptcore.config import SPECIAL_TOKENS, Tokenizer
 from gptcore.durable import write_bytes, write_json
 from gptcore.text.documents import read_documents
 from gptcore.text.sampling import EvenSample
+from gptcore.tokenizer_file import read_saved
 from gptcore.work import Outcome, Work
 
 # After GPT-4's pattern (cl100k_base in tiktoken's tiktoken_ext/openai_public.py). What differs, and why:
@@ -42,15 +47,12 @@ SPLIT_PATTERN = "|".join(
 )
 MIN_PAIR_COUNT = 2
 """A merge must be seen twice: a token seen once only repeats its text."""
+LONGEST_BLANK = 200_000
+"""Blanks in a row, characters, on which tiktoken's regex engine still finds its way with the patterns of others; a
+million overflow its stack."""
+_BLANKS = re.compile(rf"\s{{{LONGEST_BLANK}}}")
 NO_LIMIT = int(1e30)
 """What transformers writes for no limit: the longest sequence is the model's affair, not the tokenizer's."""
-
-
-def _characters_of_bytes() -> dict[str, int]:
-    """The printable stand-in of every byte in tokenizer.json -> the byte (bytes_to_unicode in GPT-2's encoder.py)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 def train_tokenizer(config: Tokenizer, work: Work) -> Outcome:
@@ -58,10 +60,19 @@ def train_tokenizer(config: Tokenizer, work: Work) -> Outcome:
 
     Raises ValueError when there is no text, or too little of it for `config.vocab_size`.
     """
+    sample = text_sample(config, work)
+    if sample.bytes < sample.available_bytes:
+        work.say(f"training on an even sample: {sample.bytes:,} of {sample.available_bytes:,} bytes")
+    bpe = _train_bpe(config, sample, work)
+    write_bytes(work.directory / "tokenizer.json", bpe.to_str(pretty=True).encode() + b"\n")
+    return finish_tokenizer(TextTokenizer.load(work.directory), sample, work)
+
+
+def text_sample(config: Tokenizer, work: Work) -> EvenSample:
+    """What of the train split a tokenizer may see; ValueError when that is nothing."""
     for stale in work.directory.glob(".*.part"):
         stale.unlink()
-    corpus = work.inputs["corpus"]
-    sample = EvenSample.choose(read_documents(corpus, "train"), config.train_bytes)
+    sample = EvenSample.choose(read_documents(work.inputs["corpus"], "train"), config.train_bytes)
     if not sample.available_bytes:
         raise ValueError("the corpus has no training text; add sources, or lower corpus.min_chars")
     if not sample.bytes:
@@ -69,12 +80,13 @@ def train_tokenizer(config: Tokenizer, work: Work) -> Outcome:
             f"tokenizer.train_bytes {config.train_bytes} holds no document of the corpus ({sample.available_documents} "
             f"documents, {sample.available_bytes} bytes); raise tokenizer.train_bytes, or lower corpus.max_chars"
         )
-    if sample.bytes < sample.available_bytes:
-        work.say(f"training on an even sample: {sample.bytes:,} of {sample.available_bytes:,} bytes")
-    bpe = _train_bpe(config, sample, work)
-    write_bytes(work.directory / "tokenizer.json", bpe.to_str(pretty=True).encode() + b"\n")
+    return sample
+
+
+def finish_tokenizer(tokenizer: TextTokenizer, sample: EvenSample, work: Work) -> Outcome:
+    """Write what stands beside tokenizer.json."""
     write_json(work.directory / "tokenizer_config.json", _transformers_config())
-    statistics = _statistics(corpus, TextTokenizer.load(work.directory), sample)
+    statistics = _statistics(work.inputs["corpus"], tokenizer, sample)
     write_json(work.directory / "statistics.json", statistics)
     return Outcome(
         results=("tokenizer.json", "tokenizer_config.json", "statistics.json"),
@@ -157,7 +169,7 @@ def _statistics(corpus: Path, tokenizer: TextTokenizer, sample: EvenSample) -> d
     return {
         "vocab_size": tokenizer.vocab_size,
         "special_tokens": tokenizer.special,
-        "split_pattern": SPLIT_PATTERN,
+        "split_pattern": tokenizer.pattern,
         "trained_on": {"split": "train", **vars(sample)},
         "measured_on": {"split": split, **measured},
         "bytes_per_token": measured["bytes"] / measured["tokens"],
@@ -170,49 +182,70 @@ def _count(text: str, tokenizer: TextTokenizer) -> Counter[str]:
 
 
 class TextTokenizer:
-    """Text to ids and back, for a directory that `train_tokenizer` wrote (or one that holds its tokenizer.json)."""
+    """Text to ids and back: tokenizers of ours, and byte-level BPE of others that tiktoken encodes identically."""
 
-    def __init__(self, encoding: tiktoken.Encoding, pieces: list[bytes], special: dict[str, int]) -> None:
-        self._encoding = encoding
-        self._pieces = pieces
-        self.special = special
+    def __init__(self, bpe: ByteBpe, end: str, saved: Mapping[str, Any], rows: int = 0) -> None:
+        """end: the token that ends a text. saved: what tokenizer.json holds, for texts that tiktoken cannot encode.
+
+        rows: of the model's table; those without a token are its padding, and an id of one decodes to nothing.
+        """
+        self._bpe, self._saved = bpe, saved
+        self._encoding = tiktoken.Encoding(
+            "gptmill",
+            pat_str=bpe.pattern,
+            mergeable_ranks=bpe.pieces,
+            special_tokens={**bpe.plain, **bpe.special},
+        )
+        self._special_ids = frozenset([*bpe.special.values(), *range(bpe.size, rows)])
+        self.special = bpe.special
         """Special token -> id."""
-        self.vocab_size = len(pieces) + len(special)
-        self.eot = special[SPECIAL_TOKENS[0]]
+        self.vocab_size = bpe.size
+        """One more than the largest id."""
+        self.pattern = bpe.pattern
+        """Splits a text into the parts that are merged by themselves."""
+        self.eot = bpe.special[end]
         """Id of the end of a text."""
-        self.padding = special[SPECIAL_TOKENS[1]]
+        self.padding = bpe.special.get(SPECIAL_TOKENS[1], self.eot)
 
     @classmethod
-    def load(cls, directory: Path) -> TextTokenizer:
-        """Read `directory`/tokenizer.json; ValueError when tiktoken could not give the same ids for it."""
-        path = directory / "tokenizer.json"
-        data = path.read_bytes()
-        try:
-            saved = json.loads(data)
-            special = {token["content"]: int(token["id"]) for token in saved["added_tokens"]}
-            vocab = {piece: int(rank) for piece, rank in saved["model"]["vocab"].items() if piece not in special}
-            merged = [left + right for left, right in saved["model"]["merges"]]
-            pattern = saved["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-            by_id = sorted(vocab, key=vocab.__getitem__)
-            byte_of = _characters_of_bytes()
-            pieces = [bytes(byte_of[character] for character in piece) for piece in by_id]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"{path} is damaged, or no byte-level BPE of gptmill's: {error!r}") from error
-        # tiktoken merges the pair whose union has the lowest id, so ids must be merge ranks.
-        in_rank_order = [vocab[piece] for piece in by_id] == list(range(len(by_id))) and by_id[256:] == merged
-        if not in_rank_order or special != {token: len(by_id) + i for i, token in enumerate(SPECIAL_TOKENS)}:
-            raise ValueError(f"{path}: ids are not 256 bytes, then merges in rank order, then gptmill's special tokens")
-        encoding = tiktoken.Encoding(
-            "gptmill",
-            pat_str=pattern,
-            mergeable_ranks={piece: rank for rank, piece in enumerate(pieces)},
-            special_tokens=special,
-        )
-        return cls(encoding, pieces, special)
+    def load(cls, directory: Path, rows: int = 0) -> TextTokenizer:
+        """Read `directory`/tokenizer.json, or GPT-2's vocab.json and merges.txt; rows: of the model's table.
+
+        FileNotFoundError when there is neither; ValueError when tiktoken could not give the same ids for it.
+        """
+        return cls.of(read_saved(directory), directory, rows)
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any], directory: Path, rows: int = 0) -> TextTokenizer:
+        """The tokenizer that `read_saved` found in a directory; ValueError as `load`."""
+        bpe = readable(saved, directory)
+        end = SPECIAL_TOKENS[0]
+        if end not in bpe.special:
+            end = _end_token(directory) or end
+            if end not in bpe.special:
+                raise ValueError(
+                    f"the tokenizer of {directory} has no special token that ends a text: neither {SPECIAL_TOKENS[0]} "
+                    f"nor an eos_token in tokenizer_config.json; there are: {', '.join(bpe.special) or 'none'}"
+                )
+        return cls(bpe, end, saved, rows)
 
     def encode(self, text: str) -> list[int]:
         """Ids of corpus text, in which a special token's name is ordinary text. Lone surrogates become U+FFFD."""
+        if self._bpe.composed:
+            text = unicodedata.normalize("NFC", text)
+        if len(text) > LONGEST_BLANK and self.pattern != SPLIT_PATTERN and _BLANKS.search(text):
+            return self._encode_slowly(text)
+        if self._bpe.plain:
+            return self._encoding.encode(text, allowed_special=set(self._bpe.plain), disallowed_special=())
         return self._encoding.encode_ordinary(text)
+
+    def _encode_slowly(self, text: str) -> list[int]:
+        """The same ids from `tokenizers`."""
+        slow = BpeTokenizer.from_str(json.dumps(self._saved))
+        slow.encode_special_tokens = True
+        slow.no_truncation()
+        ids: list[int] = slow.encode(text, add_special_tokens=False).ids
+        return ids
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         """`encode` of each text, on the calling thread.
@@ -220,11 +253,17 @@ class TextTokenizer:
         Several threads can each call it with a few hundred kilobytes: tiktoken gives up the interpreter lock. Its own
         batch call makes a task of every text, which took 2.5 times as long on docstrings.
         """
-        return [self._encoding.encode_ordinary(text) for text in texts]
+        return [self.encode(text) for text in texts]
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a prompt, in which special tokens stand for themselves."""
+        if self._bpe.composed:
+            text = unicodedata.normalize("NFC", text)
         return self._encoding.encode(text, allowed_special="all")
+
+    def holds(self, i: int) -> bool:
+        """Whether an id stands for text, and not for a special token or nothing."""
+        return i not in self._special_ids and bool(self._sizes[i])
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of ids, special tokens included. Raises KeyError for an id outside the vocabulary."""
@@ -232,13 +271,29 @@ class TextTokenizer:
 
     def text_bytes(self, ids: Iterable[int]) -> bytes:
         """As `decode_bytes`, without special tokens."""
-        first_special = len(self._pieces)
-        return self.decode_bytes(i for i in ids if not first_special <= i < self.vocab_size)
+        return self.decode_bytes(i for i in ids if i not in self._special_ids)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises KeyError for an id outside the vocabulary."""
         return (self.text_bytes(ids) if skip_special else self.decode_bytes(ids)).decode(errors="replace")
 
+    @cached_property
+    def _sizes(self) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+        sizes = np.zeros(self.vocab_size, dtype=np.int32)
+        for piece, i in self._bpe.pieces.items():
+            sizes[i] = len(piece)
+        for token, i in self._bpe.plain.items():
+            sizes[i] = len(token.encode())
+        return sizes
+
     def token_bytes(self) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
         """Bytes of text each id stands for, (vocab_size,); special tokens stand for none."""
-        return np.array([len(piece) for piece in self._pieces] + [0] * len(self.special), dtype=np.int32)
+        return self._sizes.copy()
+
+
+def _end_token(directory: Path) -> str | None:
+    """What tokenizer_config.json says ends a text."""
+    path = directory / "tokenizer_config.json"
+    token = json.loads(path.read_bytes()).get("eos_token") if path.is_file() else None
+    found: str | None = token.get("content") if isinstance(token, dict) else token
+    return found

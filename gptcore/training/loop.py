@@ -135,7 +135,7 @@ def train(model: GPT, job: Job, work: Work) -> dict[str, float]:
                 work.stop_if_interrupted()
         work.stop_if_interrupted()
     final = watch.final(model, now.step)
-    final |= {"tokens": float(now.tokens), "tokens_per_second": now.tokens / now.seconds}
+    final |= {"tokens": float(now.tokens), "tokens_per_second": now.tokens / now.seconds if now.tokens else 0.0}
     if watch.keep_best and watch.best_step:
         final["best_step"] = float(watch.best_step)
     return {f"{job.name}/{name}": value for name, value in final.items()}

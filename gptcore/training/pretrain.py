@@ -12,7 +12,7 @@ from gptcore import durable
 from gptcore.config import Model, Pretrain
 from gptcore.model.families import build
 from gptcore.model.gpt import GPT, GPTConfig, parameter_count
-from gptcore.model.weights import save_model
+from gptcore.model.weights import load_model, save_model
 from gptcore.text.tokens import TokenShards
 from gptcore.training.batches import WindowBatches
 from gptcore.training.checkpoint import prune
@@ -26,12 +26,15 @@ from gptcore.training.watch import GapLimits
 from gptcore.work import Outcome, Work
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+START = "start"
+"""In `scratch`: the model that `model.init` names, as gptcore/adapters/pretrained.py leaves it."""
 
 
 def pretrain(model: Model, config: Pretrain, work: Work) -> Outcome:
-    """Train a model from random weights on the inputs `tokens`; leaves a model directory with the input `tokenizer`.
+    """Train a model on the input `tokens`; leaves a model directory with the input `tokenizer`.
 
-    ValueError when a split is too small, or the device is not there; see `train` for the rest.
+    It starts from random weights, or with `model.init` from those that stand in `scratch` under `START`, a model
+    directory of ours. ValueError when a split is too small, or the device is not there; see `train` for the rest.
     """
     directory = work.inputs["tokens"]
     index = json.loads((directory / "index.json").read_bytes())
@@ -45,18 +48,34 @@ def pretrain(model: Model, config: Pretrain, work: Work) -> Outcome:
     held_out = held_out_windows(validation, token_bytes, model.context, config.eval_tokens)
     with arithmetic(work.runtime) as device:
         dtype = torch_dtype(config.dtype, device)
-        gpt = team.place(build(shape).initialise(config.seed), device)
+        gpt = team.place(_first(model, shape, config.seed, work), device)
         job = Job(
             name="pretrain",
             config=config,
             next_batch=batches,
             evaluate=lambda: evaluate_text(gpt, held_out, token_bytes, dtype),
-            fingerprint={"tokens": _fingerprint(directory)},
+            fingerprint={"tokens": _fingerprint(directory), **_start_fingerprint(model, work)},
             gap=GapLimits(config.gap_warning, config.gap_stop),
         )
         metrics = train(gpt, job, work)
     metrics["pretrain/parameters"] = float(parameter_count(gpt))
     return finish(gpt, work, work.inputs["tokenizer"], metrics)
+
+
+def _first(model: Model, shape: GPTConfig, seed: int, work: Work) -> GPT:
+    """The network before its first update."""
+    if model.init is None:
+        return build(shape).initialise(seed)
+    gpt = load_model(work.scratch / START)
+    if gpt.config != shape:
+        raise ValueError(f"the model of {model.init} is {gpt.config}, the preset and its tokens ask for {shape}")
+    return gpt
+
+
+def _start_fingerprint(model: Model, work: Work) -> dict[str, str]:
+    if model.init is None:
+        return {}
+    return {"start": durable.sha256_file(work.scratch / START / "model.safetensors")}
 
 
 def finish(gpt: GPT, work: Work, tokenizer: Path, metrics: dict[str, float], *results: str) -> Outcome:

@@ -1,0 +1,123 @@
+"""What of a tokenizer.json tiktoken needs to give the same ids, and why it could not for another one.
+
+Byte-level BPE of two forms: GPT-2's pre-tokenizer, or one Split by a regular expression before ByteLevel, as ours and
+Qwen's. Ids may stand in any order but that of the merges, which is that of their ranks: tiktoken merges the pair whose
+union has the lowest id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from gptcore.tokenizer_file import files_of
+
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+"""What `ByteLevel` with `use_regex` splits by, as tiktoken spells it (r50k_pat_str in tiktoken_ext/openai_public.py):
+the same pieces, found faster."""
+FLAGS = ("single_word", "lstrip", "rstrip")
+"""Of an added token: it would reach beyond its own text."""
+PLAIN = ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "dropout")
+"""Settings of the model that must be off."""
+
+
+def _characters_of_bytes() -> dict[str, int]:
+    """The printable stand-in of every byte in tokenizer.json -> the byte (bytes_to_unicode in GPT-2's encoder.py)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+@dataclass(frozen=True)
+class ByteBpe:
+    """A tokenizer as tiktoken takes it."""
+
+    pattern: str
+    """Splits a text into the parts that are merged by themselves."""
+    pieces: dict[bytes, int]
+    """Bytes and what merges make of them -> id."""
+    special: dict[str, int]
+    """Special token -> id; in ordinary text its name is text."""
+    plain: dict[str, int]
+    """Added tokens that are no special ones -> id: found in ordinary text too."""
+    composed: bool
+    """Whether text is brought to Unicode's form NFC first."""
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return max(chain(self.pieces.values(), self.special.values(), self.plain.values())) + 1
+
+
+def readable(saved: Mapping[str, Any], directory: Path) -> ByteBpe:
+    """What the tokenizer of a directory says; ValueError, naming it, where tiktoken could not do that."""
+    try:
+        return _read(saved)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error) if type(error) is ValueError else f"it is damaged, or no byte-level BPE ({error!r})"
+        raise ValueError(f"{files_of(directory)[0]} cannot be taken: {reason}") from None
+
+
+def _read(saved: Mapping[str, Any]) -> ByteBpe:
+    model, added = saved["model"], saved["added_tokens"]
+    if model.get("type", "BPE") != "BPE":
+        raise ValueError(f"its model is {model['type']}, not BPE")
+    for setting in PLAIN:
+        if model.get(setting):
+            raise ValueError(f"its {setting} is {model[setting]!r}; only byte-level BPE without it can be taken")
+    for token in added:
+        for flag in FLAGS:
+            if token.get(flag):
+                raise ValueError(f"its token {token['content']!r} has {flag}, which reaches into the text around it")
+    special = {token["content"]: int(token["id"]) for token in added if token.get("special")}
+    plain = {token["content"]: int(token["id"]) for token in added if not token.get("special")}
+    pieces = _pieces(model, special.keys() | plain.keys())
+    return ByteBpe(_pattern(saved["pre_tokenizer"]), pieces, special, plain, _composed(saved.get("normalizer")))
+
+
+def _pieces(model: Mapping[str, Any], added: set[str]) -> dict[bytes, int]:
+    """Every byte, and one piece a merge, in rank order."""
+    vocab = {piece: int(i) for piece, i in model["vocab"].items() if piece not in added}
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    merged = [left + right for left, right in pairs]
+    byte_of = _characters_of_bytes()
+    lacking = byte_of.keys() - vocab.keys()
+    if lacking:
+        raise ValueError(f"{len(lacking)} of the 256 bytes have no id of their own, such as {min(lacking)!r}")
+    if sorted(vocab.keys() - byte_of.keys(), key=vocab.__getitem__) != merged:
+        raise ValueError("its ids are not the bytes and one for each merge, in the order of the merges")
+    return {bytes([byte_of[c] for c in piece]): i for piece, i in vocab.items()}
+
+
+def _pattern(before: Mapping[str, Any]) -> str:
+    match before:
+        case {"type": "ByteLevel"} if before.get("use_regex", True) and not before.get("add_prefix_space", True):
+            return GPT2_PATTERN
+        case {
+            "type": "Sequence",
+            "pretokenizers": [{"type": "Split", "pattern": {"Regex": str(found)}} as split, last],
+        }:
+            cut = split.get("behavior") == "Isolated" and not split.get("invert")
+            bytes_only = not last.get("use_regex", True) and not last.get("add_prefix_space", True)
+            if cut and last["type"] == "ByteLevel" and bytes_only:
+                return found
+    raise ValueError(
+        f"its pre-tokenizer {_short(before)} is neither GPT-2's nor one Split before ByteLevel, without a prefix space"
+    )
+
+
+def _composed(normalizer: Mapping[str, Any] | None) -> bool:
+    match normalizer:
+        case None | {"type": "Sequence", "normalizers": []}:
+            return False
+        case {"type": "NFC"} | {"type": "Sequence", "normalizers": [{"type": "NFC"}]}:
+            return True
+    raise ValueError(f"its normalizer {_short(normalizer)} changes the text; only NFC can be taken")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
