@@ -598,7 +598,7 @@ def test_training_goes_on_from_there(make: Any, gpt2: Path) -> None:
     metrics = finetune(config, SKILL, tuned).metrics
     assert metrics["finetune-qa/val_loss"] > 0
     exported = stages.root / "hf"
-    export_hf(tuned.directory, exported, "a card")
+    export_hf(tuned.directory, exported)
     again = load(f"hf:{exported}")
     ids = torch.randint(TOKENS + ADDED, (1, 20), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

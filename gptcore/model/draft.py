@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from gptcore.model.gpt import GPT
 from gptcore.model.int8 import quantized
 
+LARGE_BYTES = 1 << 25
+"""Of weights a token; less stays in the caches of a processor, where reading takes no time to speak of."""
 MOST_AHEAD = 7
 ROWS = 8
 """With more rows a pass is bound by arithmetic, and there is nothing to gain."""
@@ -27,6 +29,12 @@ MEMORY = 0.9
 
 class Draft:
     """The rounded copy of a model on a CPU (gptcore/model/int8.py); it shares all but the matrices, and the cache."""
+
+    @classmethod
+    def of(cls, model: GPT) -> Draft | None:
+        """One where it pays: of a large model on a CPU that is not rounded itself."""
+        large = model.device.type == "cpu" and model.rounded_head is None and 4 * model.multiplied >= LARGE_BYTES
+        return cls(model) if large else None
 
     def __init__(self, model: GPT) -> None:
         kept = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
