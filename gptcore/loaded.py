@@ -6,7 +6,6 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypedDict, overload
 
@@ -15,7 +14,6 @@ from typing_extensions import Unpack
 from gptcore.config import Skill
 from gptcore.home import home, tracking_uri
 from gptcore.model.beams import Beams
-from gptcore.model.draft import Draft
 from gptcore.model.generate import Answer, generate
 from gptcore.model.gpt import GPT
 from gptcore.model.int8 import quantized
@@ -71,11 +69,6 @@ class LoadedModel:
     tokenizer: TextTokenizer
     use: Use | None
     """None for a base model."""
-
-    @cached_property
-    def draft(self) -> Draft | None:
-        """Guesses ahead where that pays; made when something is first written."""
-        return Draft.of(self.model)
 
     @overload
     def generate(
@@ -166,7 +159,6 @@ class LoadedModel:
             seed=how.get("seed", 0),
             until=Stops(self.tokenizer, stops) if stops else None,
             listen=None if pieces is None else lambda answer, token: pieces.take(token),
-            draft=self.draft,
         )
         if pieces:
             pieces.end()
@@ -189,7 +181,7 @@ class LoadedModel:
             raise ValueError("this is a base model, tuned for no skill: use generate, or a finetune-<skill> model")
         use = self.use
         prompts = [encode_example(use.skill, e, None, self.tokenizer, use.max_input_tokens)[0] for e in examples]
-        found = generate(self.model, prompts, use.max_target_tokens, {self.tokenizer.eot}, draft=self.draft)
+        found = generate(self.model, prompts, use.max_target_tokens, {self.tokenizer.eot})
         return [self.tokenizer.decode(answer.tokens).strip() for (answer,) in found]
 
 

@@ -324,4 +324,4 @@ def test_bench_generate_prints_times(plain: Path, capsys: pytest.CaptureFixture[
 
 def test_times_of_nothing_are_refused(plain: Path) -> None:
     with pytest.raises(ValueError, match="rows 0 must be at least 1"):
-        generation_times(gptcore.load(plain).model, None, 1, 1, 0, 1)
+        generation_times(gptcore.load(plain).model, 1, 1, 0, 1)

@@ -20,7 +20,7 @@ def main(options: argparse.Namespace) -> int:
         from gptcore.model.generation_times import generation_times
 
         sizes = (options.prompt_tokens, options.new_tokens, options.rows, options.rounds)
-        times = generation_times(loaded.model, loaded.draft, *sizes)
+        times = generation_times(loaded.model, *sizes)
     except (ValueError, OSError) as problem:
         return refuse(problem)
     print(json.dumps({"model": options.model, "int8": options.int8, **times}))

@@ -111,16 +111,15 @@ class Cache:
 
     # What is written
 
-    def begin(self, tokens: int = 1, skip: int = 0) -> Tensor:
-        """The next pass takes so many tokens a row, T, after `skip` that it has not counted; their positions (R, T)."""
+    def begin(self, tokens: int = 1) -> Tensor:
+        """The next pass takes so many tokens a row, T; their positions (R, T)."""
         self._steps = {}
-        self._next = torch.tensor(self.counts, device=self.model.device)[:, None] + torch.arange(
-            skip, skip + tokens, device=self.model.device
-        )
-        self._newest = [count + skip + tokens for count in self.counts]
+        device = self.model.device
+        self._next = torch.tensor(self.counts, device=device)[:, None] + torch.arange(tokens, device=device)
+        self._newest = [count + tokens for count in self.counts]
         if self.joined:
             return self._next
-        lengths = torch.tensor(self.lengths, device=self.model.device).repeat_interleave(self.copies)
+        lengths = torch.tensor(self.lengths, device=device).repeat_interleave(self.copies)
         return self._next + lengths[:, None]
 
     def advance(self, tokens: Sequence[int] | int = 1) -> None:

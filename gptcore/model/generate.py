@@ -19,8 +19,9 @@ from torch import Tensor
 from gptcore import durable
 from gptcore.model.beams import Beams, beam_search
 from gptcore.model.cache import Cache
-from gptcore.model.draft import Draft, Pace
 from gptcore.model.gpt import GPT
+from gptcore.model.lookup import Lookup, Pace
+from gptcore.model.rows import for_rows
 from gptcore.model.sampling import Sampling
 
 CACHE_BYTES = {"cpu": 1 << 29, "cuda": 8 << 30}
@@ -53,7 +54,8 @@ class _Row:
     draw: np.random.Generator | None
     """Its random numbers; None takes the likeliest token."""
     answer: Answer = field(default_factory=Answer)
-    drawn: list[float] = field(default_factory=list)
+    _drawn: list[float] = field(default_factory=list)
+    _lookup: Lookup | None = None
 
     @property
     def lives(self) -> bool:
@@ -63,9 +65,16 @@ class _Row:
         """That of the token so many places behind the last: each place has its own, however often it is asked for."""
         assert self.draw
         place += len(self.answer.tokens)
-        while len(self.drawn) <= place:
-            self.drawn.append(self.draw.random())
-        return self.drawn[place]
+        while len(self._drawn) <= place:
+            self._drawn.append(self.draw.random())
+        return self._drawn[place]
+
+    def guess(self, count: int) -> list[int]:
+        """So many tokens that may follow, or none."""
+        if self._lookup is None:
+            self._lookup = Lookup(self.prompt)
+        self._lookup.add(self.answer.tokens[self._lookup.length - len(self.prompt) :])
+        return self._lookup.guess(count)
 
 
 Listener = Callable[[Answer, int], None]
@@ -85,14 +94,12 @@ def generate(
     batch_rows: int = 64,
     until: Callable[[list[int]], bool] | None = None,
     listen: Listener | None = None,
-    draft: Draft | None = None,
 ) -> list[list[Answer]]:
     """`samples` answers to every prompt, in the prompts' order.
 
     An answer ends at a stop token, when `until` says so of its tokens, at `max_new_tokens` (one number, or one a
     prompt), or where prompt and answer fill the context; its `reason` tells which. Its random numbers depend on the
-    seed, its own prompt and its place among equal ones, never on its neighbours. With beams, `samples` of the best. A
-    draft of the model (gptcore/model/draft.py) changes the time alone.
+    seed, its own prompt and its place among equal ones, never on its neighbours. With beams, `samples` of the best.
 
     ValueError for an empty prompt, one that leaves no room in the context, tokens out of range, an impossible setting.
     """
@@ -118,7 +125,7 @@ def generate(
     def answer_all() -> None:
         while waiting:
             count = _groups_that_fit(model, waiting[::-1], batch_rows)
-            _answer(model, waiting[-count:], set(stop), sampling, until, listen, draft)
+            _answer(model, waiting[-count:], set(stop), sampling, until, listen)
             del waiting[-count:]  # the longest go first: what memory it takes shows at once
 
     _in_mode(model, answer_all)
@@ -185,67 +192,69 @@ def _answer(
     sampling: Sampling,
     until: Callable[[list[int]], bool] | None,
     listen: Listener | None,
-    draft: Draft | None,
 ) -> None:
     """Answer the groups, all of one size. G groups of n rows, in this order wherever R = G x n stands.
 
-    1. One pass over the prompts fills the cache. 2. Each round ends rows, has the draft guess the tokens that follow,
-    and picks, in one pass, a token a row and one more for each guess that was right. 3. Rows that have ended leave once
-    there are many.
+    1. One pass over the prompts fills the cache. 2. Each round ends rows, guesses tokens that may follow, and picks, in
+    one pass, a token a row and one more for each guess that was right. 3. Rows that have ended leave once there are
+    many.
     """
     device, context = model.device, model.config.context
     prompts, n = [group[0].prompt for group in groups], len(groups[0])
     room = max(min(group[0].limit, context - len(group[0].prompt)) for group in groups)
-    pace = Pace(draft is not None and not sampling.repetition_penalty and room > 1)
+    network, pace = for_rows(model), Pace(sampling.repetition_penalty is None)
     cache = Cache(model, prompts, n, room, pace.most)
-    logits = model.logits(cache.read(prompts)).float().repeat_interleave(n, dim=0)  # (R, V)
-    seen = torch.zeros(logits.shape if sampling.repetition_penalty else (0, 0), dtype=torch.bool, device=device)
-    for place, row in enumerate(_flat(groups) if sampling.repetition_penalty else ()):
-        seen[place, torch.tensor(row.prompt, device=device)] = True
+    logits = network.logits(cache.read(prompts)).float().repeat_interleave(n, dim=0)[:, None]  # (R, 1, V)
     rows = list(_flat(groups))
-    tokens = _pick(sampling, sampling.penalised(logits, seen)[:, None], rows)  # (R, 1)
-    picked = tokens.tolist()
+    seen = _seen(rows, logits) if sampling.repetition_penalty else None
+    guesses: list[list[int]] = [[] for _ in rows]
+    begun = False
     while True:
-        for row, new in zip(rows, picked, strict=True):
+        if seen is not None:
+            logits = sampling.penalised(logits[:, 0], seen)[:, None]
+        right = _pick(sampling, logits, rows).tolist()  # (R, T)
+        picked = [_with_the_next(*both) for both in zip(guesses, right, strict=True)]
+        if begun:
+            cache.advance([len(new) if row.lives else 0 for row, new in zip(rows, picked, strict=True)])
+        for row, guessed, new in zip(rows, guesses, picked, strict=True):
+            if guessed:
+                pace.learn(len(guessed), len(new) - 1)
             _take(row, new, stop, until, listen, context)
         living = sum(row.lives for row in rows)
         if not living:
             return
-        if len(seen):
-            seen[torch.arange(len(rows), device=device), tokens[:, 0]] = True
+        last = [new[-1] for new in picked]
+        if seen is not None:
+            seen[torch.arange(len(rows), device=device), torch.tensor(last, device=device)] = True
         if living <= CROWDED * len(rows):
             groups, kept, places = _without_ended(groups)
-            flat = (kept[:, None] * cache.copies + places).flatten().to(device)  # rows that stay
+            flat = (kept[:, None] * cache.copies + places).flatten()  # rows that stay
             cache.keep(kept.to(device), places.to(device))
-            tokens, seen = tokens[flat], seen[flat] if len(seen) else seen
+            last, seen = [last[place] for place in flat.tolist()], None if seen is None else seen[flat.to(device)]
             rows = list(_flat(groups))
-
-        def read(network: GPT, ids: Tensor, skip: int = 0) -> Tensor:
-            """Logits (R, T, V) behind ids (R, T)."""
-            positions = cache.begin(ids.shape[1], skip).clamp_(max=context - 1)  # of rows that have ended
-            return network.logits(network.hidden(ids, positions, cache.writing)).float()
-
-        for guess in range(pace.ahead(len(rows))):
-            assert draft
-            following = _pick(sampling, read(draft.model, tokens[:, -1:], guess), rows, guess)
-            tokens = torch.cat([tokens, following], dim=1)  # (R, 1 + guesses)
-        logits = read(model, tokens)
-        if sampling.repetition_penalty:
-            logits = sampling.penalised(logits[:, 0], seen)[:, None]
-        right = _pick(sampling, logits, rows)  # (R, T)
-        picked = [_with_the_next(*both) for both in zip(tokens[:, 1:].tolist(), right.tolist(), strict=True)]
-        pace.learn([len(new) - 1 for row, new in zip(rows, picked, strict=True) if row.lives], tokens.shape[1] - 1)
-        counted = [len(new) if row.lives else 0 for row, new in zip(rows, picked, strict=True)]
-        cache.advance(counted)
-        tokens = torch.tensor([new[-1:] for new in picked], device=device)
+        count = pace.ahead(len(rows))
+        guesses = [row.guess(count) if count and row.lives else [] for row in rows]
+        width = max(map(len, guesses))
+        ids = torch.tensor([[token, *g, *[0] * (width - len(g))] for token, g in zip(last, guesses, strict=True)])
+        positions = cache.begin(1 + width).clamp_(max=context - 1)  # of rows that have ended, and of vain guesses
+        logits, begun = network.logits(network.hidden(ids.to(device), positions, cache.writing)).float(), True
 
 
-def _pick(sampling: Sampling, logits: Tensor, rows: Sequence[_Row], skip: int = 0) -> Tensor:
-    """A token for each row and place (R, T), the first of them behind `skip` others; logits (R, T, V)."""
+def _seen(rows: Sequence[_Row], logits: Tensor) -> Tensor:
+    """Whether a token stands in a row's prompt (R, V)."""
+    seen = torch.zeros(len(rows), logits.shape[-1], dtype=torch.bool, device=logits.device)
+    for place, row in enumerate(rows):
+        seen[place, torch.tensor(row.prompt, device=seen.device)] = True
+    return seen
+
+
+def _pick(sampling: Sampling, logits: Tensor, rows: Sequence[_Row]) -> Tensor:
+    """A token for each row and place (R, T) from logits (R, T, V)."""
     if sampling.temperature is None:
         return logits.argmax(-1)
-    places = range(skip, skip + logits.shape[1])
-    numbers = torch.tensor([[row.number(place) for place in places] for row in rows], dtype=torch.double)
+    numbers = torch.tensor(
+        [[row.number(place) for place in range(logits.shape[1])] for row in rows], dtype=torch.double
+    )
     return sampling.draw(logits.flatten(0, 1), numbers.flatten().to(logits.device)).view(logits.shape[:2])
 
 

@@ -9,15 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from gptcore.model.draft import Draft
 from gptcore.model.generate import Answer, generate
 from gptcore.model.gpt import GPT
 from gptcore.sizes import Shape, count
 
 
-def generation_times(
-    model: GPT, draft: Draft | None, prompt_tokens: int, new_tokens: int, rows: int, rounds: int
-) -> dict[str, Any]:
+def generation_times(model: GPT, prompt_tokens: int, new_tokens: int, rows: int, rounds: int) -> dict[str, Any]:
     """Medians over the rounds, and least and most, of greedy answers of one length to prompts made up.
 
     time_to_first_token_s: until every prompt is read and its first token chosen. time_per_token_s: of each round of
@@ -44,7 +41,7 @@ def generation_times(
             stamps.append(time.perf_counter())
 
         began = time.perf_counter()
-        generate(model, prompts, new_tokens, listen=listen, draft=draft)
+        generate(model, prompts, new_tokens, listen=listen)
         first, last = stamps[0] - began, stamps[-1] - began
         found.append((first, (last - first) / max(1, new_tokens - 1), rows * new_tokens / last))
     names = ("time_to_first_token_s", "time_per_token_s", "tokens_per_s")
