@@ -256,9 +256,9 @@ def test_a_lookup_finds_what_followed():
 def test_the_pace_follows_what_was_right():
     pace = Pace(True)
     assert pace.ahead(1) >= 1 and pace.ahead(1000) == 0 and Pace(False).ahead(1) == 0
-    for _ in range(20):
+    for _ in range(40):
         pace.learn(4, 0)
-    assert pace.ahead(1) == 1
+    assert sorted({pace.ahead(1) for _ in range(40)}) == [0, 1], "tried again now and then"
     for _ in range(20):
         pace.learn(7, 7)
     assert pace.ahead(1) == pace.most == 7 and pace.ahead(8) < 7

@@ -142,14 +142,12 @@ class Cache:
             values[rows, :, step.places] = v.transpose(1, 2)
         if not self.joined:
             return self._beside_prompts(layer, q, step)
-        grouped = q.shape[1] != k.shape[1]
         each = [
-            F.scaled_dot_product_attention(
+            _attended(
                 q[part.first : part.end],
                 keys[part.first : part.end, :, : part.reach],
                 values[part.first : part.end, :, : part.reach],
-                attn_mask=part.mask,
-                enable_gqa=grouped,
+                part.mask,
             )
             for part in step.parts
         ]
@@ -251,6 +249,18 @@ class Cache:
         self._own = [(keys[chosen], values[chosen]) for keys, values in self._own]
         self.counts = [self.counts[row] for row in chosen.tolist()]
         self.copies = rows.shape[1]
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """(rows, H, T, D), keys and values (rows, H_kv, reach, D) -> (rows, H, T, D)."""
+    rows, heads, length, width = q.shape
+    if mask is None:
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=heads != k.shape[1])
+    # With a mask torch multiplies all keys by the scale, and looks for rows that see nothing.
+    scores = (q * width**-0.5).reshape(rows, k.shape[1], -1, width) @ k.transpose(2, 3)  # (rows, H_kv, each * T, reach)
+    scores.view(rows, k.shape[1], -1, length, k.shape[2]).add_(mask[:, :, None])
+    y: Tensor = (scores.softmax(-1) @ v).view(rows, heads, length, width)
+    return y
 
 
 def _added(seen: Tensor) -> Tensor:

@@ -15,10 +15,12 @@ import numpy as np
 MOST_AHEAD = 7
 ROWS = 8
 """With more rows a pass is bound by arithmetic, and there is nothing to gain."""
-COST = {1: 1.0, 2: 1.0, 4: 1.45, 16: 1.45, 32: 1.7, 64: 3.5}
+COST = {1: 1.0, 2: 1.05, 4: 1.45, 8: 1.45, 16: 1.6, 32: 1.8, 64: 3.5}
 """Time of a pass by its tokens, all rows together; straight lines between (benchmarks/RESULTS.md, "generation")."""
 MEMORY = 0.9
 """Share of what was known of guesses before, when a round adds to it."""
+TRIED_EVERY = 16
+"""Rounds after which one guess is made even where none pays: what follows may be more like what was."""
 
 
 class Lookup:
@@ -55,16 +57,16 @@ class Pace:
 
     def __init__(self, possible: bool) -> None:
         self.most = MOST_AHEAD if possible else 0
-        self._right, self._asked = 1.0, 2.0
+        self._right, self._asked, self._round = 1.0, 2.0, 0
 
     def ahead(self, rows: int) -> int:
-        """Guesses of the next round for each row; where they may be made one at least, or nothing more is learnt."""
+        """Guesses of the next round for each row."""
         if rows > ROWS or not self.most:
             return 0
-        odds = self._right / self._asked
-        sizes, costs = list(COST), list(COST.values())
-        gains = [_expected(odds, n) / np.interp(rows * (1 + n), sizes, costs) for n in range(1, self.most + 1)]
-        return 1 + gains.index(max(gains))
+        self._round += 1
+        odds, sizes, costs = self._right / self._asked, list(COST), list(COST.values())
+        gains = [_expected(odds, n) / np.interp(rows * (1 + n), sizes, costs) for n in range(self.most + 1)]
+        return max(gains.index(max(gains)), int(self._round % TRIED_EVERY == 0))
 
     def learn(self, asked: int, right: int) -> None:
         """Of a row's guesses so many were right before the first wrong one."""
