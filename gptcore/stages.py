@@ -52,7 +52,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
         Stage("corpus", 1, (), lambda p: _dump(p.corpus), (), text, root=True),
         Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), ("text/tokenizer.py", *added), init=taken),
         Stage("tokens", 1, ("corpus", "tokenizer"), lambda p: _dump(p.tokens), ("tokenizers", "tiktoken"), text),
-        Stage("pretrain", 1, ("tokens", "tokenizer"), _pretrain, ("torch",), (*learning, *reading), init=begun),
+        Stage("pretrain", 2, ("tokens", "tokenizer"), _pretrain, ("torch",), (*learning, *reading), init=begun),
         *(
             Stage(f"finetune-{skill}", 1, ("pretrain", "corpus"), _finetune(skill), _tuners(tuning), learning)
             for skill, tuning in preset.finetune.items()
