@@ -191,19 +191,22 @@ def test_the_stage_table_lists_the_stages() -> None:
 # Commands
 
 
-def subcommands() -> dict[str, argparse.ArgumentParser]:
-    choices = next(a for a in parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
-    return dict(choices)
+def below(command: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """A command's own commands."""
+    found = [a for a in command._actions if isinstance(a, argparse._SubParsersAction)]
+    return {name: sub for action in found for name, sub in action.choices.items()}
+
+
+def flags(command: argparse.ArgumentParser) -> set[str]:
+    """Those of its own commands too."""
+    own = {flag for action in command._actions for flag in action.option_strings if flag.startswith("--")} - {"--help"}
+    return own.union(*map(flags, below(command).values()))
 
 
 def test_the_command_table_lists_commands_and_flags() -> None:
     rows = table_after(README, "| command | does |")
-    documented = {row[0].split()[1].strip("`"): set(re.findall(r"--[a-z][a-z-]*", " ".join(row))) for row in rows}
-    actual = {
-        name: {flag for action in sub._actions for flag in action.option_strings if flag.startswith("--")} - {"--help"}
-        for name, sub in subcommands().items()
-    }
-    assert documented == actual
+    documented = {row[0].split()[1].strip("`"): set(re.findall(r"--[a-z][a-z0-9-]*", " ".join(row))) for row in rows}
+    assert documented == {name: flags(command) for name, command in below(parser()).items()}
 
 
 @pytest.mark.parametrize(("page", "line"), command_lines())
@@ -220,7 +223,7 @@ def test_commands_in_code_blocks_can_be_given(page: str, line: str) -> None:
 
 
 def test_commands_in_running_text_exist() -> None:
-    commands, named = subcommands(), set()
+    commands, named = below(parser()), set()
     for page in PAGES:
         named |= set(re.findall(r"`gptmill ([a-z]+)", page.read_text(encoding="utf-8")))
     assert named
