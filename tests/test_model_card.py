@@ -132,10 +132,10 @@ def test_limits_follow_from_the_run(card: str, facts: Facts) -> None:
 
 def test_a_model_that_went_on_from_another_says_so(facts: Facts) -> None:
     pretrain = facts.manifests["pretrain"]
-    begun = replace(pretrain, identity={**pretrain.identity, "init": {"weights": "5" * 64}})
+    begun = replace(pretrain, identity={**pretrain.identity, "init": {"weights": {"some.safetensors": "5" * 64}}})
     known = tuple(replace(origin, licence="MIT") for origin in facts.origins)
     told = model_card(replace(facts, manifests={**facts.manifests, "pretrain": begun}, origins=known))
-    for said in ("that went on from a pretrained model", "from pretrained weights", f"weights `{'5' * 64}`"):
+    for said in ("that went on from a pretrained model", "from pretrained weights", f"some.safetensors `{'5' * 64}`"):
         assert said in told
     assert "nothing but" not in told and "made for this text" not in told
     assert "\nlicense:" not in told and "\nlicense: mit" in model_card(replace(facts, origins=known))

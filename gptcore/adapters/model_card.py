@@ -282,8 +282,8 @@ def _licences(found: Sequence[Origin], start: object) -> str:
 
 def _digests(facts: Facts) -> str:
     rows = [(stage, _code(m.key), _code(m.output_digest), _commit(m)) for stage, m in facts.manifests.items()]
-    parts = ", ".join(f"{part} `{digest}`" for part, digest in sorted((facts.start or {}).items()))
-    begun = f"sha256 of the model it went on from: {parts}.\n\n" if parts else ""
+    files = ", ".join(f"{name} `{digest}`" for name, digest in sorted(facts.start.items()))
+    begun = f"sha256 of the model it went on from: {files}.\n\n" if files else ""
     return (
         f"sha256 of `model.safetensors`: `{facts.weights}`; of the test items: `{facts.items}`.\n\n{begun}"
         "A key names everything that defines a stage's result, an output digest the bytes it left: each stage's inputs "

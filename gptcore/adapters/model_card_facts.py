@@ -52,9 +52,10 @@ class Facts:
         return self.manifests[f"finetune-{self.skill.name}"]
 
     @property
-    def start(self) -> dict[str, str] | None:
-        """sha256 of the parts of the pretrained model that pretraining started from; None for random weights."""
-        return self.manifests["pretrain"].identity.get("init")
+    def start(self) -> dict[str, str]:
+        """sha256 by file name of the pretrained model that pretraining started from; nothing for random weights."""
+        parts = self.manifests["pretrain"].identity.get("init", {})
+        return {name: digest for part in parts.values() for name, digest in part.items()}
 
     def metric(self, name: str) -> float:
         """A stage's headline metric, by its stable name."""
