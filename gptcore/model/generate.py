@@ -236,7 +236,7 @@ def _answer(
         guesses = [row.guess(count) if count and row.lives else [] for row in rows]
         width = max(map(len, guesses))
         ids = torch.tensor([[token, *g, *[0] * (width - len(g))] for token, g in zip(last, guesses, strict=True)])
-        positions = cache.begin(1 + width).clamp_(max=context - 1)  # of rows that have ended, and of vain guesses
+        positions = cache.begin(1 + width).clamp(max=context - 1)  # of rows that have ended, and of vain guesses
         logits, begun = network.logits(network.hidden(ids.to(device), positions, cache.writing)).float(), True
 
 
