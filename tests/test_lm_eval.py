@@ -18,7 +18,7 @@ from gptcore.adapters.lm_eval import GptmillLM, benchmark, standard
 from gptcore.config import Benchmark, Finetune, Runtime, Skill
 from gptcore.config import Tokenizer as TokenizerConfig
 from gptcore.model.families import build
-from gptcore.model.generate import generate
+from gptcore.model.generate import Answer, generate
 from gptcore.model.gpt import GPT, GPTConfig
 from gptcore.model.weights import save_model
 from gptcore.presets import load_skill
@@ -113,7 +113,7 @@ def test_loglikelihood_equals_direct_computation(lm: GptmillLM) -> None:
 
 def test_greedy_continuations_are_recognised(lm: GptmillLM) -> None:
     prompt = lm.text.encode("Sort the list")
-    (answer,) = generate(lm.model, [prompt], 6, set())
+    answer = generate(lm.model, [prompt], 6)[0][0].tokens
     other = [*answer[:-1], (answer[-1] + 1) % 300]
     assert [greedy for _, greedy in lm.continuations([(prompt, answer), (prompt, other)])] == [True, False]
 
@@ -160,14 +160,13 @@ def test_batching_does_not_change_scores(lm: GptmillLM, monkeypatch: pytest.Monk
 def test_generation_takes_ids_text_and_stop_strings(lm: GptmillLM, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[int, int] = {}
 
-    def watched(model: GPT, prompts: list[list[int]], limits: list[int], stop: set[int]) -> list[list[int]]:
+    def watched(model: GPT, prompts: list[list[int]], limits: list[int], stop: set[int]) -> list[list[Answer]]:
         asked.update((len(prompt), limit) for prompt, limit in zip(prompts, limits, strict=True))
         return generate(model, prompts, limits, stop)
 
     monkeypatch.setattr(adapter, "generate", watched)
     ids = lm.text.encode("Sort the list")
-    (made,) = generate(lm.model, [ids], 8, {lm.text.eot})
-    answer = lm.text.decode(made)
+    answer = lm.text.decode(generate(lm.model, [ids], 8, {lm.text.eot})[0][0].tokens)
     stop = answer[2]
     requests = [
         Request("ignored", {"until": [], "max_gen_toks": 8, "prompt_ids": ids}),
@@ -253,8 +252,8 @@ def test_predictions_are_the_models_own(base: tuple[Path, Outcome], lm: GptmillL
     for sample in samples[:5]:
         item = found[sample["id"]]
         prompt, _ = encode_example(SKILLS["qa"], item.fields, None, lm.text, 70)
-        (answer,) = generate(lm.model, [prompt], 6, {lm.text.eot})
-        assert sample["prediction"] == lm.text.decode(answer)
+        ((answer,),) = generate(lm.model, [prompt], 6, {lm.text.eot})
+        assert sample["prediction"] == lm.text.decode(answer.tokens)
         assert (sample["fields"], sample["target"], sample["kind"]) == (item.fields, item.target, item.kind)
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,12 +203,25 @@ def test_leftovers_of_a_killed_writer_are_swept(tmp_path: Path, whole: Path, cor
     assert results(tmp_path) == results(whole)
 
 
-def test_a_tokenizer_that_tiktoken_cannot_follow_stops_the_run(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"normalizer": {"type": "Lowercase"}}, ValueError, "its normalizer .* changes the text"),
+        (
+            {"truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}},
+            RuntimeError,
+            "encode document 'topics/",
+        ),
+    ],
+    ids=["refused", "found by comparing"],
+)
+def test_a_tokenizer_that_tiktoken_cannot_follow_stops_the_run(
+    tmp_path: Path, corpus: Path, tokenizer: Path, change: dict[str, Any], error: type[Exception], message: str
+) -> None:
     saved = json.loads((tokenizer / "tokenizer.json").read_bytes())
-    saved["normalizer"] = {"type": "Lowercase"}
     (tmp_path / "tokenizer").mkdir()
-    (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps(saved))
-    with pytest.raises(RuntimeError, match="encode document 'topics/"):
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps({**saved, **change}))
+    with pytest.raises(error, match=message):
         build(tmp_path / "tokens", corpus, tmp_path / "tokenizer")
 
 
