@@ -137,6 +137,9 @@ class LoadedModel:
     ) -> list[list[str]]:
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens {max_new_tokens} must be at least 1")
+        sampling = Sampling(
+            how.get("temperature"), how.get("top_k"), how.get("top_p"), how.get("min_p"), how.get("repetition_penalty")
+        )
         beams = Beams(how["num_beams"], how.get("length_penalty", 1.0)) if "num_beams" in how else None
         if count is not None and count > 1 and beams is None and "temperature" not in how:
             raise ValueError(f"num_return_sequences {count} would all be the same: give a temperature, or num_beams")
@@ -153,7 +156,7 @@ class LoadedModel:
             [self.tokenizer.encode(text) for text in texts],
             max_new_tokens,
             {self.tokenizer.eot, *(special[name] for name in stops if name in special)},
-            Sampling(**{name: how.get(name) for name in SAMPLING}),  # type: ignore[arg-type]
+            sampling,
             samples=1 if count is None else count,
             beams=beams,
             seed=how.get("seed", 0),
@@ -183,9 +186,6 @@ class LoadedModel:
         prompts = [encode_example(use.skill, e, None, self.tokenizer, use.max_input_tokens)[0] for e in examples]
         found = generate(self.model, prompts, use.max_target_tokens, {self.tokenizer.eot})
         return [self.tokenizer.decode(answer.tokens).strip() for (answer,) in found]
-
-
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 def load(

@@ -6,8 +6,6 @@ that `plan` can ask; the weights are read by gptcore/adapters/pretrained.py.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -16,12 +14,12 @@ from typing import Any
 from gptcore.byte_bpe import readable
 from gptcore.config import ACTIVATIONS, BAND, POSITIONS, SPECIAL_TOKENS
 from gptcore.durable import sha256_file
+from gptcore.hub_access import asking_hub
 from gptcore.tokenizer_file import files_of, missing_tokens, read_saved, size_of
+from gptcore.weight_files import WEIGHTS, no_weights, read_object
 
 PREFIX = "hf:"
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-"""Weights that can run code when opened: nothing here opens them."""
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json")
 DOWNLOADED = ("config.json", "model*.safetensors", INDEX, *TOKENIZER)
 """Of a repository of the hub."""
@@ -50,27 +48,11 @@ def _downloaded(repository: str, revision: str | None) -> Path:
 
     Without a network it is the commit that was downloaded last, if any.
     """
-    from huggingface_hub import errors, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub import snapshot_download
 
-    where = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    wanted = f"{PREFIX}{repository}" + (f"@{revision}" if revision else "")
-    try:
+    otherwise = f"; a directory with config.json, {WEIGHTS} and the tokenizer's files works too: {PREFIX}DIRECTORY"
+    with asking_hub(f"{PREFIX}{repository}", revision, otherwise):
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(DOWNLOADED)))
-    except HFValidationError:
-        raise ValueError(f"{wanted} is neither a local directory nor an id of the hub") from None
-    except GatedRepoError:
-        raise ValueError(f"{wanted} is gated at {where}: accept its terms and set HF_TOKEN") from None
-    except RevisionNotFoundError:
-        raise ValueError(f"{wanted}: {where} has no revision {revision!r} of it") from None
-    except RepositoryNotFoundError:
-        raise ValueError(f"{wanted} is no local directory, and {where} has no such model, or a private one") from None
-    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined] # of whichever client it uses
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"{wanted} is no local directory, and {where} cannot be reached ({reason}); "
-            f"a directory with config.json, {WEIGHTS} and the tokenizer's files works too: {PREFIX}DIRECTORY"
-        ) from None
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -79,18 +61,12 @@ def weight_files(directory: Path) -> list[Path]:
         return [directory / WEIGHTS]
     index = directory / INDEX
     if index.is_file():
-        parts = [directory / name for name in sorted(set(_json_object(index).get("weight_map", {}).values()))]
+        parts = [directory / name for name in sorted(set(read_object(index).get("weight_map", {}).values()))]
         if not parts or not all(part.is_file() and part.parent == directory for part in parts):
             lost = next((part.name for part in parts if not part.is_file()), "any part")
             raise FileNotFoundError(f"{index} names parts of the weights, but {lost} is not beside it")
         return [index, *parts]
-    pickled = sorted(path.name for pattern in PICKLED for path in directory.glob(pattern))
-    if pickled:
-        raise ValueError(
-            f"{directory} has only pickled weights ({pickled[0]}), which can run code when opened; "
-            f"convert them to {WEIGHTS}"
-        )
-    raise FileNotFoundError(f"{directory} holds no {WEIGHTS}; pickled weights are not taken")
+    raise no_weights(directory)
 
 
 def version_of(directory: Path, digest: Callable[[Path], str] = sha256_file) -> Version:
@@ -150,19 +126,16 @@ NAMES = {
 GELU = {"gelu_new": None, "gelu_pytorch_tanh": None, "gelu": "gelu"}
 
 
-def shape_fields(directory: Path) -> dict[str, Any]:
-    """The fields of `config.Model`, and `vocab_size`, that config.json describes; None for a family's own.
+def shape_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `config.Model`, and `vocab_size`, that a config.json describes; None for a family's own.
 
-    Only what `plan` needs: gptcore/adapters/hf_config.py looks at everything else when the weights are read.
-    FileNotFoundError without a config.json, ValueError for a model type that cannot be taken over.
+    ValueError for a model type, or an activation, that cannot be taken over. gptcore/adapters/hf_config.py looks at
+    everything else when the weights are read.
     """
-    path, found = directory / "config.json", config_of(directory)
-    kind = found.get("model_type")
+    kind = config.get("model_type")
     if kind not in DEFAULTS:
-        raise ValueError(
-            f"{path}: model_type {kind!r} is not one of {sorted(DEFAULTS)}, the kinds that can be taken over"
-        )
-    values = {**DEFAULTS[kind], **found}
+        raise ValueError(f"model_type {kind!r} is not one of {sorted(DEFAULTS)}, the kinds that can be taken over")
+    values = {**DEFAULTS[kind], **config}
     shape: dict[str, Any] = {"family": FAMILIES[kind]}
     shape |= {field: next(values[n] for n in names if n in DEFAULTS[kind]) for field, names in NAMES.items()}
     shape |= dict.fromkeys(("activation", "n_kv_head", "window", "positions", "bias"))
@@ -171,7 +144,7 @@ def shape_fields(directory: Path) -> dict[str, Any]:
     elif "activation_function" in DEFAULTS[kind]:
         activation = values["activation_function"]
         if activation not in GELU:
-            raise ValueError(f"{path}: activation_function {activation!r} is not one of {sorted(GELU)}")
+            raise ValueError(f"activation_function {activation!r} is not one of {sorted(GELU)}")
         shape["activation"] = GELU[activation]
     shared = values.get("num_key_value_heads")
     if shape["family"] == "modern" and shared not in (None, shape["n_head"]):
@@ -183,20 +156,7 @@ def shape_fields(directory: Path) -> dict[str, Any]:
 
 def config_of(directory: Path) -> dict[str, Any]:
     """What config.json holds; FileNotFoundError, or ValueError for another thing than a JSON object."""
-    path = directory / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; a model directory of transformers holds one")
-    return _json_object(path)
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return found
+    return read_object(directory / "config.json")
 
 
 # A preset that starts from it
@@ -212,7 +172,10 @@ def with_start(values: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(init, str) or not init.startswith(PREFIX):
         return values  # the validation of the whole preset names what is wrong
     directory = directory_of(init)
-    shape = shape_fields(directory)
+    try:
+        shape = shape_fields(config_of(directory))
+    except ValueError as error:
+        raise ValueError(f"{directory / 'config.json'}: {error}") from None
     weight_files(directory)
     rows, saved = shape.pop("vocab_size"), read_saved(directory)
     readable(saved, directory)

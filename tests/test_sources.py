@@ -459,5 +459,5 @@ def test_the_hub_s_revision_becomes_a_commit(tmp_path: Path, monkeypatch: pytest
             thread.join()
     with pytest.raises(ValueError, match="team/books: cannot reach http://127"):
         resolve("team/books", "v2")
-    with pytest.raises(ValueError, match="neither a hub dataset's id nor a local folder"):
+    with pytest.raises(ValueError, match="neither an id of the hub nor a local folder"):
         resolve("not/a/hub/id", "main")

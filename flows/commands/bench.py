@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from flows.commands.failures import refuse
+from flows.commands.use_model import load
 
 
 def main(options: argparse.Namespace) -> int:
     """Print one JSON object."""
-    import gptcore  # torch
-
     try:
-        loaded = gptcore.load(
-            options.model, quantize="int8" if options.int8 else None, say=lambda line: print(line, file=sys.stderr)
-        )
+        loaded = load(options)
         from gptcore.model.generation_times import generation_times
 
         sizes = (options.prompt_tokens, options.new_tokens, options.rows, options.rounds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from flows.commands.failures import refuse
 
@@ -41,17 +41,22 @@ def _use(options: argparse.Namespace) -> None:
         fields = {"question": options.question, "context": _text(options.context)}
     else:
         fields = {"document": _text(options.text)}
-    import gptcore  # torch
+    loaded = load(options)
     from gptcore.loaded import ContextFull
 
     warnings.simplefilter("always", ContextFull)
-    loaded = gptcore.load(
-        options.model, quantize="int8" if options.int8 else None, say=lambda line: print(line, file=sys.stderr)
-    )
     if options.command == "generate":
         _generate(loaded, fields["document"], options)
     else:
         print(loaded.answer([fields])[0])
+
+
+def load(options: argparse.Namespace) -> LoadedModel:
+    """The MODEL of a command line."""
+    import gptcore  # torch
+
+    quantize: Literal["int8"] | None = "int8" if options.int8 else None
+    return gptcore.load(options.model, quantize=quantize, say=lambda line: print(line, file=sys.stderr))
 
 
 def _generate(loaded: LoadedModel, text: str, options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from gptcore.model.cpu import EPSILON
 from gptcore.model.gpt import GPTConfig
 from gptcore.model.modern import hidden_width
 from gptcore.model.positions import ROPE_BASE
+from gptcore.pretrained import shape_fields
 
 GELU = {"gelu_tanh": "gelu_new", "gelu": "gelu"}
 """Ours in GPT-2's and GPT-Neo's words."""
@@ -99,12 +100,11 @@ def shape_of(config: Mapping[str, Any]) -> GPTConfig:
 
     ValueError for a model type that is no counterpart, and for a setting that no shape of ours has, named.
     """
-    kind = config.get("model_type")
-    if kind not in READERS:
-        raise ValueError(f"model_type {kind!r} is not one of {sorted(READERS)}, the kinds that can be taken over")
+    fields = shape_fields(config)
+    kind = config["model_type"]
     full = CLASSES[kind](**{k: v for k, v in config.items() if k != "model_type"})
-    shape, expected = READERS[kind](full)
-    for name, value in expected.items():
+    shape = GPTConfig(**fields, dropout=float(getattr(full, DROPOUT[kind])))
+    for name, value in _expected(full, shape).items():
         if (found := getattr(full, name)) != value:
             raise ValueError(f"{kind} with {name} {found!r} cannot be taken over; only with {value!r}")
     return shape
@@ -118,82 +118,40 @@ CLASSES = {
     "nanochat": NanoChatConfig,
 }
 
-Read = tuple[GPTConfig, dict[str, Any]]
-"""A shape, and what must hold besides."""
+DROPOUT = {
+    "openai-gpt": "resid_pdrop",
+    "gpt2": "resid_pdrop",
+    "gpt_neo": "resid_dropout",
+    "qwen3": "attention_dropout",
+    "nanochat": "attention_dropout",
+}
 
 
-def _read_gpt(c: Any) -> Read:
-    family = "gpt1" if c.model_type == "openai-gpt" else "gpt2"
-    shape = GPTConfig(family, c.n_layer, c.n_head, c.n_embd, c.n_positions, c.vocab_size, dropout=c.resid_pdrop)
-    expected: dict[str, Any] = {"layer_norm_epsilon": LAYER_NORM_EPSILON, "tie_word_embeddings": True}
-    if family == "gpt1":
-        return shape, {**expected, "afn": "gelu"}
-    shape = GPTConfig(**{**vars(shape), "activation": _gelu(c)})
-    if c.n_inner is not None:
-        expected["n_inner"] = 4 * shape.n_embd
-    return shape, {**expected, "scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True}
-
-
-def _gelu(c: Any) -> str | None:
-    """Ours; None for the family's own, and whatever `expected` will not find equal."""
-    ours = {"gelu_new": None, "gelu": "gelu", "gelu_pytorch_tanh": None}
-    if c.activation_function not in ours:
-        raise ValueError(f"activation_function {c.activation_function!r} is not one of {sorted(ours)}")
-    return ours[c.activation_function]
-
-
-def _read_neo(c: Any) -> Read:
-    shape = GPTConfig(
-        "gpt3",
-        n_layer=c.num_layers,
-        n_head=c.num_heads,
-        n_embd=c.hidden_size,
-        context=c.max_position_embeddings,
-        vocab_size=c.vocab_size,
-        dropout=float(c.resid_dropout),
-        activation=_gelu(c),
-        window=None if c.window_size == BAND else c.window_size,
-    )
-    layers = [("global", "local")[layer % 2] for layer in range(shape.n_layer)]
-    expected: dict[str, Any] = {
-        "attention_layers": layers,
-        "layer_norm_epsilon": LAYER_NORM_EPSILON,
-        "tie_word_embeddings": True,
-    }
-    if c.intermediate_size is not None:
-        expected["intermediate_size"] = 4 * shape.n_embd
-    return shape, expected
-
-
-def _read_modern(c: Any) -> Read:
+def _expected(c: Any, shape: GPTConfig) -> dict[str, Any]:
+    """What must hold of a configuration besides its shape, for ours to compute the same."""
+    match c.model_type:
+        case "openai-gpt":
+            return {"layer_norm_epsilon": LAYER_NORM_EPSILON, "tie_word_embeddings": True, "afn": "gelu"}
+        case "gpt2":
+            return {
+                "layer_norm_epsilon": LAYER_NORM_EPSILON,
+                "tie_word_embeddings": True,
+                "scale_attn_by_inverse_layer_idx": False,
+                "scale_attn_weights": True,
+                **({} if c.n_inner is None else {"n_inner": 4 * shape.n_embd}),
+            }
+        case "gpt_neo":
+            return {
+                "attention_layers": [("global", "local")[layer % 2] for layer in range(shape.n_layer)],
+                "layer_norm_epsilon": LAYER_NORM_EPSILON,
+                "tie_word_embeddings": True,
+                **({} if c.intermediate_size is None else {"intermediate_size": 4 * shape.n_embd}),
+            }
     qwen = c.model_type == "qwen3"
-    shape = GPTConfig(
-        "modern",
-        n_layer=c.num_hidden_layers,
-        n_head=c.num_attention_heads,
-        n_embd=c.hidden_size,
-        context=c.max_position_embeddings,
-        vocab_size=c.vocab_size,
-        dropout=float(c.attention_dropout),
-        activation=None if qwen else "relu_squared",
-        n_kv_head=None if c.num_key_value_heads in (None, c.num_attention_heads) else c.num_key_value_heads,
-    )
     keys = ("intermediate_size", "rms_norm_eps", "tie_word_embeddings", "rope_parameters")
     expected = {name: value for name, value in _modern(shape).items() if name in keys}
     expected |= {"hidden_act": "silu" if qwen else "relu2", "attention_bias": False}
     if hasattr(c, "head_dim"):
         expected["head_dim"] = shape.n_embd // shape.n_head
-    if qwen:
-        expected["layer_types"] = ["full_attention"] * shape.n_layer
-    else:
-        expected["final_logit_softcapping"] = None
-    return shape, expected
-
-
-READERS = {
-    "openai-gpt": _read_gpt,
-    "gpt2": _read_gpt,
-    "gpt_neo": _read_neo,
-    "qwen3": _read_modern,
-    "nanochat": _read_modern,
-}
+    kind = {"layer_types": ["full_attention"] * shape.n_layer} if qwen else {"final_logit_softcapping": None}
+    return {**expected, **kind}

@@ -21,6 +21,7 @@ from gptcore.pretrained import Version, check_unchanged, config_of, directory_of
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.tokenizer_file import extended, read_saved, size_of
 from gptcore.training.pretrain import START
+from gptcore.weight_files import check_fits
 from gptcore.work import Work
 
 MASKS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
@@ -62,16 +63,7 @@ def checked_shape(directory: Path) -> GPTConfig:
     with torch.device("meta"):
         wanted = {name: tuple(tensor.shape) for name, tensor in to_hf(shape, build(shape).state_dict()).items()}
     there = {ours: found[theirs] for theirs, ours in names.items() if ours != HEAD or HEAD in wanted}
-    problems = [f"{name} is missing" for name in wanted if name not in there]
-    problems += [f"{name} is unknown" for name in there if name not in wanted]
-    problems += [
-        f"{name} is {there[name]}, config.json says {size}"
-        for name, size in wanted.items()
-        if name in there and there[name] != size
-    ]
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise ValueError(f"{directory}: the weights do not fit config.json: {'; '.join(problems[:3])}{more}")
+    check_fits(directory, there, wanted)
     return shape
 
 

@@ -70,8 +70,8 @@ class GPT(nn.Module, ABC):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.rounded_head: Callable[[Tensor], Tensor] | None = None
-        """What `logits` takes instead of `head` (gptcore/model/int8.py)."""
+        self.times_head: Callable[[Tensor], Tensor] | None = None
+        """A product with `head` that `logits` takes instead of its own (gptcore/model/int8.py, rows.py)."""
 
     @abstractmethod
     def initialise(self, seed: int) -> GPT:
@@ -117,7 +117,7 @@ class GPT(nn.Module, ABC):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) -> (..., V)."""
-        return F.linear(hidden, self.head) if self.rounded_head is None else self.rounded_head(hidden)
+        return F.linear(hidden, self.head) if self.times_head is None else self.times_head(hidden)
 
     def forward(
         self,

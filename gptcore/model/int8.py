@@ -99,5 +99,5 @@ def quantized(model: GPT) -> GPT:
                 continue
             setattr(module, name, rounded)
             if child.weight is head:
-                model.rounded_head = rounded.matrix.times
+                model.times_head = rounded.matrix.times
     return model

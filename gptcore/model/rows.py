@@ -41,7 +41,7 @@ class RowsLinear(nn.Module):
 
 def for_rows(model: GPT) -> GPT:
     """A copy in evaluation mode that shares every tensor; the model itself where there is nothing to gain."""
-    if model.device.type != "cpu" or model.rounded_head is not None or model.head.dtype != torch.float32:
+    if model.device.type != "cpu" or model.times_head is not None or model.head.dtype != torch.float32:
         return model
     kept = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     found = copy.deepcopy(model, kept).eval()
@@ -50,5 +50,5 @@ def for_rows(model: GPT) -> GPT:
             if type(child) is nn.Linear:
                 setattr(module, name, RowsLinear(child))
     head = model.head
-    found.rounded_head = lambda hidden: times(hidden, head, None)
+    found.times_head = lambda hidden: times(hidden, head, None)
     return found

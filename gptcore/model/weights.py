@@ -17,7 +17,7 @@ from torch import Tensor
 from gptcore import durable
 from gptcore.model.families import build
 from gptcore.model.gpt import GPT, GPTConfig
-from gptcore.pretrained import PICKLED
+from gptcore.weight_files import check_fits, no_weights, read_object
 
 DTYPES = {
     torch.float32: "F32",
@@ -77,39 +77,17 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> GPT:
     shape = read_config(directory / "config.json")
     path = directory / "model.safetensors"
     if not path.is_file():
-        pickled = sorted(p.name for pattern in PICKLED for p in directory.glob(pattern))
-        if pickled:
-            raise ValueError(
-                f"{directory} has only pickled weights ({pickled[0]}), which can run code when opened; "
-                "convert them to model.safetensors"
-            )
-        raise FileNotFoundError(f"{path} does not exist")
+        raise no_weights(directory)
     model = build(shape)  # on the meta device it would spare a second at 124 M, but its first use imports for 1.6 s
     tensors, wanted = read_tensors(path), model.state_dict()
-    problems = [f"{name} is missing" for name in wanted if name not in tensors]
-    problems += [f"{name} is unknown" for name in tensors if name not in wanted]
-    problems += [
-        f"{name} is {tuple(tensors[name].shape)}, config.json says {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise ValueError(f"{path} does not fit its config.json: {'; '.join(problems[:3])}{more}")
+    check_fits(path, *({name: tuple(t.shape) for name, t in found.items()} for found in (tensors, wanted)))
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     return model.to(device).eval()
 
 
 def read_config(path: Path) -> GPTConfig:
     """The shape in a config.json; FileNotFoundError, or ValueError naming what is wrong."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; a model directory holds config.json and model.safetensors")
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object")
+    found = read_object(path)
     fields = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(GPTConfig)}
     unknown = sorted(found.keys() - fields)
     missing = sorted(name for name, needed in fields.items() if needed and name not in found)

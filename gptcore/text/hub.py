@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptcore.hub_access import asking_hub, endpoint
 from gptcore.text.digests import DigestCache
 from gptcore.text.documents import Document, Problem
 
@@ -35,32 +36,14 @@ def resolve(source: HubDataset, cache: DigestCache) -> dict[str, Any]:
             raise FileNotFoundError(f"{source.dataset} is an empty folder")
         return {"kind": source.kind, "files": [[str(p.relative_to(folder)), cache.get(p)] for p in paths]}
 
-    from huggingface_hub import HfApi, errors
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import HfApi
 
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-    try:
-        commit = api.dataset_info(source.dataset, revision=source.revision, timeout=TIMEOUT_S).sha
-    except GatedRepoError as error:
-        raise ValueError(f"hub dataset {source.dataset} is gated: accept its terms and set HF_TOKEN") from error
-    except RevisionNotFoundError as error:
-        raise ValueError(f"hub dataset {source.dataset} has no revision {source.revision!r}") from error
-    except RepositoryNotFoundError as error:
-        raise ValueError(
-            f"hub dataset {source.dataset} not found at {api.endpoint} (a private one needs HF_TOKEN)"
-        ) from error
-    except HFValidationError as error:
-        raise ValueError(f"{source.dataset!r} is neither a hub dataset's id nor a local folder") from error
-    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined] # of whichever client it uses
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"hub dataset {source.dataset}: cannot reach {api.endpoint}: {reason}") from error
+    with asking_hub(f"hub dataset {source.dataset}", source.revision):
+        commit = (
+            HfApi(endpoint=endpoint()).dataset_info(source.dataset, revision=source.revision, timeout=TIMEOUT_S).sha
+        )
     if commit is None:
-        raise ValueError(f"hub dataset {source.dataset}: {api.endpoint} names no commit for {source.revision!r}")
+        raise ValueError(f"hub dataset {source.dataset}: {endpoint()} names no commit for {source.revision!r}")
     return {"kind": source.kind, "commit": commit}
 
 
