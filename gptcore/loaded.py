@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,11 @@ from gptcore.model.gpt import GPT
 from gptcore.model.int8 import quantized
 from gptcore.model.sampling import Sampling
 from gptcore.model.weights import load_model
+from gptcore.presets import validated
 from gptcore.text.skills import encode_example
 from gptcore.text.stops import Pieces, Stops, before
 from gptcore.text.tokenizer import TextTokenizer
+from gptcore.weight_files import read_object
 
 
 class ContextFull(UserWarning):
@@ -211,6 +212,11 @@ def load(
     else:
         folder = _folder(str(reference), say)
         model, tokenizer, use = load_model(folder, device), TextTokenizer.load(folder), _use(folder)
+        if tokenizer.vocab_size != model.config.vocab_size:
+            raise ValueError(
+                f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens, its config.json says "
+                f"{model.config.vocab_size}; restore or rebuild it"
+            )
     if quantize is not None:
         model = quantized(model)
     return LoadedModel(model.eval(), tokenizer, use)
@@ -233,6 +239,9 @@ def _use(folder: Path) -> Use | None:
     file = folder / "skill.json"
     if not file.exists():
         return None
-    values = json.loads(file.read_bytes())
-    limits = values.pop("max_input_tokens"), values.pop("max_target_tokens")
-    return Use(Skill.model_validate_json(json.dumps(values)), *limits)
+    values = read_object(file)
+    limits = {name: values.pop(name, None) for name in ("max_input_tokens", "max_target_tokens")}
+    for name, value in limits.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{file}: {name} {value!r} is not a positive whole number; restore or rebuild it")
+    return Use(validated(Skill, values, str(file)), **limits)

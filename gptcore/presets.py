@@ -82,7 +82,7 @@ def _read_config(folder: str, name: str, what: str) -> Any:
 
 def load_skill(name: str) -> Skill:
     """One YAML of configs/skills."""
-    return _validated(Skill, _read_config("skills", name, "skill"), f"skill {name}")
+    return validated(Skill, _read_config("skills", name, "skill"), f"skill {name}")
 
 
 def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
@@ -95,7 +95,7 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
         raise ConfigError(f"preset {name} must be a mapping of sections, not {type(values).__name__}")
     for override in overrides:
         _apply(values, override)
-    preset = _validated(Preset, _with_size(_with_start(values, name), name), f"preset {name}")
+    preset = validated(Preset, _with_size(_with_start(values, name), name), f"preset {name}")
     for skill in preset.finetune:
         load_skill(skill)
     return preset
@@ -189,7 +189,8 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
     return f"{field} is {error['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _validated(model: type[Validated], values: Any, what: str) -> Validated:
+def validated(model: type[Validated], values: Any, what: str) -> Validated:
+    """The values as a model; ConfigError in one line that begins with `what` and names every wrong field."""
     try:
         return model.model_validate(values)
     except ValidationError as failure:

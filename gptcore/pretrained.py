@@ -61,7 +61,10 @@ def weight_files(directory: Path) -> list[Path]:
         return [directory / WEIGHTS]
     index = directory / INDEX
     if index.is_file():
-        parts = [directory / name for name in sorted(set(read_object(index).get("weight_map", {}).values()))]
+        named = read_object(index).get("weight_map")
+        if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+            raise ValueError(f"{index} holds no weight_map from tensors to files; download it again")
+        parts = [directory / name for name in sorted(set(named.values()))]
         if not parts or not all(part.is_file() and part.parent == directory for part in parts):
             lost = next((part.name for part in parts if not part.is_file()), "any part")
             raise FileNotFoundError(f"{index} names parts of the weights, but {lost} is not beside it")
@@ -129,34 +132,48 @@ GELU = {"gelu_new": None, "gelu_pytorch_tanh": None, "gelu": "gelu"}
 def shape_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `config.Model`, and `vocab_size`, that a config.json describes; None for a family's own.
 
-    ValueError for a model type, or an activation, that cannot be taken over. gptcore/adapters/hf_config.py looks at
-    everything else when the weights are read.
+    ValueError for a model type, an activation or a size that cannot be taken over. gptcore/adapters/hf_config.py looks
+    at everything else when the weights are read.
     """
     kind = config.get("model_type")
-    if kind not in DEFAULTS:
+    if kind not in list(DEFAULTS):
         raise ValueError(f"model_type {kind!r} is not one of {sorted(DEFAULTS)}, the kinds that can be taken over")
     values = {**DEFAULTS[kind], **config}
     shape: dict[str, Any] = {"family": FAMILIES[kind]}
-    shape |= {field: next(values[n] for n in names if n in DEFAULTS[kind]) for field, names in NAMES.items()}
+    for field, names in NAMES.items():
+        name = next(name for name in names if name in DEFAULTS[kind])
+        shape[field] = _size(name, values[name])
     shape |= dict.fromkeys(("activation", "n_kv_head", "window", "positions", "bias"))
     if kind == "nanochat":
         shape["activation"] = "relu_squared"
     elif "activation_function" in DEFAULTS[kind]:
         activation = values["activation_function"]
-        if activation not in GELU:
+        if activation not in list(GELU):
             raise ValueError(f"activation_function {activation!r} is not one of {sorted(GELU)}")
         shape["activation"] = GELU[activation]
     shared = values.get("num_key_value_heads")
     if shape["family"] == "modern" and shared not in (None, shape["n_head"]):
-        shape["n_kv_head"] = shared
+        shape["n_kv_head"] = _size("num_key_value_heads", shared)
     if kind == "gpt_neo" and values["window_size"] != BAND:
-        shape["window"] = values["window_size"]
+        shape["window"] = _size("window_size", values["window_size"])
     return shape
 
 
+def _size(name: str, value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name} {value!r} is not a positive whole number")
+    return value
+
+
 def config_of(directory: Path) -> dict[str, Any]:
-    """What config.json holds; FileNotFoundError, or ValueError for another thing than a JSON object."""
-    return read_object(directory / "config.json")
+    """What config.json holds; FileNotFoundError, or ValueError for another thing than a JSON object, or one of ours."""
+    found = read_object(directory / "config.json")
+    if "family" in found and "model_type" not in found:
+        raise ValueError(
+            f"{directory} is a model directory of gptmill: load it without {PREFIX}; model.init takes those of "
+            "transformers, such as publish writes"
+        )
+    return found
 
 
 # A preset that starts from it
@@ -172,8 +189,9 @@ def with_start(values: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(init, str) or not init.startswith(PREFIX):
         return values  # the validation of the whole preset names what is wrong
     directory = directory_of(init)
+    config = config_of(directory)
     try:
-        shape = shape_fields(config_of(directory))
+        shape = shape_fields(config)
     except ValueError as error:
         raise ValueError(f"{directory / 'config.json'}: {error}") from None
     weight_files(directory)

@@ -19,8 +19,11 @@ import gptcore
 from flows.command_line import main
 from gptcore.config import SPECIAL_TOKENS
 from gptcore.loaded import ContextFull, LoadedModel
+from gptcore.model.families import build
 from gptcore.model.generation_times import generation_times
+from gptcore.model.gpt import GPTConfig
 from gptcore.model.int8 import Int8Matrix, quantized
+from gptcore.model.weights import save_model
 from gptcore.text.stops import Pieces, Stops
 
 FAMILIES = ("gpt1", "gpt2", "gpt3", "modern")
@@ -257,6 +260,38 @@ def test_weights_of_another_shape_are_named(broken: Path) -> None:
     (broken / "config.json").write_text(json.dumps({**values, "n_embd": 64}))
     with pytest.raises(ValueError, match=r"does not fit its config\.json: .* config\.json says"):
         gptcore.load(broken)
+
+
+def test_a_directory_of_transformers_is_pointed_to(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (broken / "config.json").write_text(json.dumps({"model_type": "gpt2", **dict.fromkeys(map(str, range(200)))}))
+    assert main(["generate", str(broken), "x"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err == f"gptmill: {broken} is a model directory of transformers: name it hf:{broken}\n"
+
+
+def test_a_vocabulary_that_is_not_the_tokenizers_is_refused(broken: Path, plain: Path) -> None:
+    tokens = gptcore.load(plain).tokenizer.vocab_size
+    model = build(GPTConfig("gpt2", 2, 2, 32, 64, tokens + 10)).initialise(0)
+    save_model(model, broken)
+    with pytest.raises(ValueError, match=rf"its tokenizer has {tokens} tokens, its config\.json says {tokens + 10}"):
+        gptcore.load(broken)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "skill.json is not JSON"),
+        ("[]", "skill.json holds no JSON object"),
+        ("{}", "skill.json: max_input_tokens None is not a positive whole number"),
+        ('{"max_input_tokens": 9, "max_target_tokens": "9"}', "skill.json: max_target_tokens '9' is not"),
+        ('{"max_input_tokens": 9, "max_target_tokens": 9, "name": "qa"}', "skill.json: extractor is missing; template"),
+    ],
+)
+def test_a_damaged_skill_is_named(text: str, words: str, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (broken / "skill.json").write_text(text)
+    assert main(["generate", str(broken), "x"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and words in err
 
 
 @pytest.mark.parametrize("reference", ["nowhere", "./no/where", "/no/where", "~/nowhere"])

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from gptcore import config
 from gptcore.model import cpu, loss
@@ -293,6 +294,14 @@ def test_weights_of_another_shape_are_refused(tmp_path):
         ({"n_head": 5}, "n_head 5 does not divide n_embd 32"),
         ({"n_layer": "2"}, "n_layer '2' is not a positive whole number"),
         ({"family": "gpt9"}, "family 'gpt9' is not one of"),
+        ({"family": ["gpt9"]}, r"family \['gpt9'\] is not one of"),
+        ({"dropout": "a"}, r"dropout 'a' is not a number in \[0, 1\)"),
+        ({"dropout": None}, "dropout None is not a number"),
+        ({"dropout": True}, "dropout True is not a number"),
+        ({"bias": "no"}, "bias 'no' is neither true nor false"),
+        ({"bias": 1}, "bias 1 is neither true nor false"),
+        ({"activation": ["gelu"]}, r"activation \['gelu'\] is not one of"),
+        ({"positions": {}}, r"positions \{\} is not one of"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(model, tmp_path, change, message):
@@ -309,6 +318,24 @@ def test_a_config_with_a_key_missing_or_broken_is_refused(model, tmp_path):
         load_model(tmp_path)
     (tmp_path / "config.json").write_text('{"n_layer": ')
     with pytest.raises(ValueError, match="is not JSON"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda tensor: tensor.long(), "is of torch.int64, and weights are floating-point numbers"),
+        (lambda tensor: tensor.index_fill(0, torch.tensor([1]), torch.nan), "holds values that are not finite"),
+        (lambda tensor: tensor.index_fill(0, torch.tensor([1]), -torch.inf), "holds values that are not finite"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused(model, tmp_path, spoil, message):
+    save_model(model, tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    name = sorted(tensors)[-1]
+    save_file({**tensors, name: spoil(tensors[name])}, path)
+    with pytest.raises(ValueError, match=rf"model\.safetensors: {name} {message}"):
         load_model(tmp_path)
 
 

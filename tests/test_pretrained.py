@@ -222,6 +222,8 @@ def test_weights_that_are_not_those_of_config_json_are_named(copied: Path) -> No
         ({k: v for k, v in good.items() if k != name}, f"{name} is missing"),
         ({**good, "score.weight": torch.ones(1)}, "score.weight is unknown"),
         ({**good, "lm_head.weight": torch.ones(TOKENS, 32)}, "only a tied head"),
+        ({**good, name: good[name].long()}, f"{name} is of torch.int64"),
+        ({**good, name: good[name].where(good[name] > 0, torch.nan)}, f"{name} holds values that are not finite"),
     ):
         save_file(bad, copied / "model.safetensors")
         assert words in refused(copied)
@@ -243,14 +245,57 @@ def test_a_lost_part_is_named(tmp_path: Path) -> None:
     assert lost.name in refused(sharded)
 
 
-def test_other_kinds_and_settings_are_refused(copied: Path) -> None:
-    for values, words in (
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
         ({"model_type": "llama"}, "model_type 'llama' is not one of"),
-        ({"model_type": "gpt2", "layer_norm_epsilon": 1e-6}, "layer_norm_epsilon 1e-06 cannot be taken over"),
-        ({"vocab_size": TOKENS - 1, "layer_norm_epsilon": 1e-5}, "its config.json only 399"),
-    ):
-        change(copied / "config.json", **values)
-        assert words in refused(copied) or "its config.json only" in words
+        ({"model_type": ["gpt2"]}, "model_type ['gpt2'] is not one of"),
+        ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon 1e-06 cannot be taken over"),
+        ({"vocab_size": TOKENS - 1}, f"wte.weight is ({TOKENS}, 32), config.json says ({TOKENS - 1}, 32)"),
+        ({"n_layer": "2"}, "n_layer '2' is not a positive whole number"),
+        ({"n_layer": True}, "n_layer True is not a positive whole number"),
+        ({"vocab_size": "280"}, "vocab_size '280' is not a positive whole number"),
+        ({"n_positions": None}, "n_positions None is not a positive whole number"),
+        ({"activation_function": ["x"]}, "activation_function ['x'] is not one of"),
+        ({"resid_pdrop": "a"}, "transformers cannot read it (StrictDataclassFieldValidationError: "),
+        ({"layer_norm_epsilon": "x"}, "transformers cannot read it (StrictDataclassFieldValidationError: "),
+        ({"dtype": "bogus"}, "transformers cannot read it (AttributeError: "),
+        ({"resid_pdrop": 7}, "dropout 7 is not a number in [0, 1)"),
+    ],
+)
+def test_other_kinds_and_settings_are_refused(values: dict[str, Any], words: str, copied: Path) -> None:
+    change(copied / "config.json", **values)
+    message = refused(copied)
+    assert words in message and str(copied) in message
+
+
+def test_rotary_positions_without_their_parameters_are_refused(tmp_path: Path) -> None:
+    directory = save_model(tmp_path / "qwen3", "qwen3")
+    change(directory / "config.json", rope_parameters={"rope_type": "yarn"})
+    assert "rope" in refused(directory)
+
+
+def test_a_tokenizer_larger_than_the_table_is_refused(copied: Path) -> None:
+    assert f"its tokenizer has {TOKENS + 1} tokens, its config.json only {TOKENS}" in refused(
+        save_tokenizer(copied, size=TOKENS + 1)
+    )
+
+
+@pytest.mark.parametrize("weight_map", [[], {"a": 5}, None])
+def test_an_index_that_names_no_files_is_refused(weight_map: Any, copied: Path) -> None:
+    (copied / "model.safetensors").unlink()
+    index = copied / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    assert refused(copied).startswith(f"{index} holds no weight_map")
+
+
+def test_a_directory_of_ours_is_named_without_hf(copied: Path) -> None:
+    shape = {"family": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 32, "context": CONTEXT, "vocab_size": TOKENS}
+    (copied / "config.json").write_text(json.dumps(shape))
+    assert refused(copied).startswith(f"{copied} is a model directory of gptmill: load it without hf:")
+
+
+def test_a_configuration_that_is_none_is_refused(copied: Path) -> None:
     (copied / "config.json").write_text("[]")
     assert "no JSON object" in refused(copied)
     (copied / "config.json").unlink()
@@ -443,6 +488,24 @@ def test_a_preset_that_says_otherwise_is_refused(
     with pytest.raises(ConfigError) as error:
         load_preset(str(write_preset(tmp_path, gpt2, **parts)))
     assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model_type": ["gpt2"]}, "model_type ['gpt2'] is not one of"),
+        ({"activation_function": ["x"]}, "activation_function ['x'] is not one of"),
+        ({"vocab_size": "280"}, "vocab_size '280' is not a positive whole number"),
+        ({"n_positions": None}, "n_positions None is not a positive whole number"),
+    ],
+)
+def test_a_plan_names_what_is_wrong_in_a_configuration(
+    values: dict[str, Any], words: str, tmp_path: Path, copied: Path
+) -> None:
+    change(copied / "config.json", **values)
+    with pytest.raises(ConfigError) as error:
+        load_preset(str(write_preset(tmp_path, copied)))
+    assert f"{copied / 'config.json'}: {words}" in str(error.value)
 
 
 def test_bad_starts_are_refused_before_any_work(tmp_path: Path, copied: Path) -> None:

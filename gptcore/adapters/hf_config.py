@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import GPT2Config, GPTNeoConfig, NanoChatConfig, OpenAIGPTConfig, PretrainedConfig, Qwen3Config
 
 from gptcore.config import BAND, activation_of, counterpart
@@ -98,12 +100,17 @@ def _modern(shape: GPTConfig) -> dict[str, Any]:
 def shape_of(config: Mapping[str, Any]) -> GPTConfig:
     """The shape that a config.json of transformers describes.
 
-    ValueError for a model type that is no counterpart, and for a setting that no shape of ours has, named.
+    ValueError for a model type that is no counterpart, for a value that makes no sense, and for a setting that no shape
+    of ours has, named.
     """
     fields = shape_fields(config)
     kind = config["model_type"]
-    full = CLASSES[kind](**{k: v for k, v in config.items() if k != "model_type"})
-    shape = GPTConfig(**fields, dropout=float(getattr(full, DROPOUT[kind])))
+    try:
+        full = CLASSES[kind](**{k: v for k, v in config.items() if k != "model_type"})
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = shorten(f"{type(error).__name__}: {error}", 240)
+        raise ValueError(f"transformers cannot read it ({reason}); mend it, or download it again") from error
+    shape = GPTConfig(**fields, dropout=getattr(full, DROPOUT[kind]))
     for name, value in _expected(full, shape).items():
         if (found := getattr(full, name)) != value:
             raise ValueError(f"{kind} with {name} {found!r} cannot be taken over; only with {value!r}")

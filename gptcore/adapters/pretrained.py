@@ -16,7 +16,7 @@ from gptcore.adapters.hf_weights import from_hf, to_hf
 from gptcore.config import Model
 from gptcore.model.families import build
 from gptcore.model.gpt import GPT, GPTConfig
-from gptcore.model.weights import read_tensors, save_model
+from gptcore.model.weights import read_tensors, save_model, usable
 from gptcore.pretrained import Version, check_unchanged, config_of, directory_of, weight_files
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.tokenizer_file import extended, read_saved, size_of
@@ -48,8 +48,9 @@ def checked_shape(directory: Path) -> GPTConfig:
     FileNotFoundError for what is missing; ValueError for a model type or a setting that no shape of ours has, for
     pickled weights, and for tensors that config.json does not describe, the first of them named.
     """
+    config = config_of(directory)
     try:
-        shape = shape_of(config_of(directory))
+        shape = shape_of(config)
     except ValueError as error:
         raise ValueError(f"{directory / 'config.json'}: {error}") from None
     found: dict[str, tuple[int, ...]] = {}
@@ -68,11 +69,14 @@ def checked_shape(directory: Path) -> GPTConfig:
 
 
 def read_weights(directory: Path, shape: GPTConfig) -> dict[str, Tensor]:
-    """The weights of a directory of a `checked_shape` under our names, in float32; ValueError for an untied head."""
+    """The weights of a directory of a `checked_shape` under our names, in float32.
+
+    ValueError for an untied head, and for what `usable` refuses.
+    """
     theirs: dict[str, Tensor] = {}
     for path in _parts(directory):
         theirs |= read_tensors(path)
-    named = {ours: theirs[name].float() for name, ours in _names(shape, theirs).items()}
+    named = usable(directory, {ours: theirs[name] for name, ours in _names(shape, theirs).items()})
     if shape.family != "modern":
         state = from_hf(shape, named)
         if HEAD in named and not torch.equal(named[HEAD], state["wte.weight"]):

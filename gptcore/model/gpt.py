@@ -35,16 +35,18 @@ class GPTConfig:
     window: int | None = None
 
     def __post_init__(self) -> None:
-        if self.family not in config.CONTEXT_LIMITS:
+        if self.family not in list(config.CONTEXT_LIMITS):
             raise ValueError(f"family {self.family!r} is not one of {sorted(config.CONTEXT_LIMITS)}")
         needed = {name: getattr(self, name) for name in ("n_layer", "n_head", "n_embd", "context", "vocab_size")}
         given = {name: value for name in ("n_kv_head", "window") if (value := getattr(self, name)) is not None}
         for name, value in {**needed, **given}.items():
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} {value!r} is not a positive whole number")
+        if self.bias is not None and type(self.bias) is not bool:
+            raise ValueError(f"bias {self.bias!r} is neither true nor false")
         config.check_shape(self)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout!r} is not in [0, 1)")
+        if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout!r} is not a number in [0, 1)")
 
     def band(self, layer: int) -> int | None:
         """Tokens that a layer looks back, itself among them; None for all (Brown et al. 2020, section 2.1)."""

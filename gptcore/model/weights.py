@@ -72,7 +72,7 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> GPT:
     """The model of a directory, in evaluation mode.
 
     FileNotFoundError when a file is missing; ValueError for pickled weights, a damaged file, an unknown key in
-    config.json, or weights that do not fit it.
+    config.json, weights that do not fit it, or that `usable` refuses.
     """
     shape = read_config(directory / "config.json")
     path = directory / "model.safetensors"
@@ -81,13 +81,29 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> GPT:
     model = build(shape)  # on the meta device it would spare a second at 124 M, but its first use imports for 1.6 s
     tensors, wanted = read_tensors(path), model.state_dict()
     check_fits(path, *({name: tuple(t.shape) for name, t in found.items()} for found in (tensors, wanted)))
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    model.load_state_dict(usable(path, tensors), assign=True)
     return model.to(device).eval()
+
+
+def usable(where: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in float32; ValueError, naming the first, for whole numbers and for values that are not finite."""
+    found = {}
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ValueError(
+                f"{where}: {name} is of {tensor.dtype}, and weights are floating-point numbers; rebuild it"
+            )
+        found[name] = tensor.float()
+        if not torch.stack(torch.aminmax(found[name])).isfinite().all():
+            raise ValueError(f"{where}: {name} holds values that are not finite; restore or rebuild it")
+    return found
 
 
 def read_config(path: Path) -> GPTConfig:
     """The shape in a config.json; FileNotFoundError, or ValueError naming what is wrong."""
     found = read_object(path)
+    if "model_type" in found:
+        raise ValueError(f"{path.parent} is a model directory of transformers: name it hf:{path.parent}")
     fields = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(GPTConfig)}
     unknown = sorted(found.keys() - fields)
     missing = sorted(name for name, needed in fields.items() if needed and name not in found)

@@ -28,6 +28,7 @@ from gptcore.durable import write_bytes, write_json
 from gptcore.text.documents import read_documents
 from gptcore.text.sampling import EvenSample
 from gptcore.tokenizer_file import read_saved
+from gptcore.weight_files import read_object
 from gptcore.work import Outcome, Work
 
 # After GPT-4's pattern (cl100k_base in tiktoken's tiktoken_ext/openai_public.py). What differs, and why:
@@ -294,6 +295,6 @@ class TextTokenizer:
 def _end_token(directory: Path) -> str | None:
     """What tokenizer_config.json says ends a text."""
     path = directory / "tokenizer_config.json"
-    token = json.loads(path.read_bytes()).get("eos_token") if path.is_file() else None
-    found: str | None = token.get("content") if isinstance(token, dict) else token
-    return found
+    token = read_object(path).get("eos_token") if path.is_file() else None
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else None
