@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--min-p", type=float, metavar="P", help="draw from those P times as likely as the likeliest")
     generate.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1: fewer repetitions")
     generate.add_argument("--num-beams", type=int, metavar="N", help="beam search of so many beams")
-    generate.add_argument("--length-penalty", type=float, metavar="E", help="of a beam search (1.0)")
+    generate.add_argument("--length-penalty", type=float, metavar="E", help="of a beam search, -10 to 10 (1.0)")
     generate.add_argument("--stop", action="append", metavar="STRING", help="end before this; may be repeated")
     generate.add_argument("--num-return-sequences", type=int, metavar="N", help="print so many, a blank line between")
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (0)")

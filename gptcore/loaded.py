@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict, overload
 
+import torch
 from typing_extensions import Unpack
 
 from gptcore.config import Skill
@@ -30,26 +31,29 @@ class ContextFull(UserWarning):
 
 
 class How(TypedDict, total=False):
-    """Settings of `LoadedModel.generate`; without any of the first five it takes the likeliest token."""
+    """Settings of `LoadedModel.generate`; without any of the first five it takes the likeliest token.
 
-    temperature: float
+    None is as good as not given.
+    """
+
+    temperature: float | None
     """Above 0; tokens are drawn, the higher the more evenly."""
-    top_k: int
+    top_k: int | None
     """Draw only from so many likeliest tokens; like top_p and min_p it needs a temperature."""
-    top_p: float
+    top_p: float | None
     """Draw only from the likeliest tokens that together reach this probability, (0, 1]."""
-    min_p: float
+    min_p: float | None
     """Draw only from tokens at least this share as likely as the likeliest, (0, 1]."""
-    num_beams: int
-    """Answers that a beam search follows; it draws nothing."""
-    length_penalty: float
-    """Of a beam search: above 0 favours long answers (1.0)."""
-    repetition_penalty: float
+    num_beams: int | None
+    """Answers that a beam search follows; it draws nothing, and takes no repetition penalty."""
+    length_penalty: float | None
+    """Of a beam search: above 0 favours long answers (1.0); -10 to 10."""
+    repetition_penalty: float | None
     """Above 1 makes tokens that stand in the prompt or the answer less likely."""
-    stop: str | Sequence[str]
+    stop: str | Sequence[str] | None
     """An answer ends before any of these strings, or at a special token so named; it ends at the end of a text anyway.
     A beam search runs on, and its answers are cut."""
-    seed: int
+    seed: int | None
     """Of what is drawn: the same seed, the same text, whatever the batch around it (0)."""
 
 
@@ -136,20 +140,16 @@ class LoadedModel:
         stream: Callable[[str], object] | None,
         how: How,
     ) -> list[list[str]]:
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens {max_new_tokens} must be at least 1")
-        sampling = Sampling(
-            how.get("temperature"), how.get("top_k"), how.get("top_p"), how.get("min_p"), how.get("repetition_penalty")
-        )
-        beams = Beams(how["num_beams"], how.get("length_penalty", 1.0)) if "num_beams" in how else None
-        if count is not None and count > 1 and beams is None and "temperature" not in how:
+        sampling, beams = _settings(how)
+        for name, value in (("max_new_tokens", max_new_tokens), ("num_return_sequences", count)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} {value} must be at least 1")
+        if count is not None and count > 1 and beams is None and sampling.temperature is None:
             raise ValueError(f"num_return_sequences {count} would all be the same: give a temperature, or num_beams")
         if stream and (len(texts) > 1 or count is not None or beams):
             raise ValueError("stream tells the text of a single answer, and not of a beam search")
-        if unknown := sorted(how.keys() - How.__annotations__.keys()):
-            raise TypeError(f"generate takes no {unknown[0]!r}; it takes {sorted(How.__annotations__)}")
-        stop = how.get("stop", ())
-        stops = [stop] if isinstance(stop, str) else list(stop)
+        stop, seed = how.get("stop"), how.get("seed")
+        stops = [stop] if isinstance(stop, str) else list(stop or ())
         special = self.tokenizer.special
         pieces = Pieces(self.tokenizer, stops, stream) if stream else None
         found = generate(
@@ -160,20 +160,26 @@ class LoadedModel:
             sampling,
             samples=1 if count is None else count,
             beams=beams,
-            seed=how.get("seed", 0),
+            seed=0 if seed is None else seed,
             until=Stops(self.tokenizer, stops) if stops else None,
             listen=None if pieces is None else lambda answer, token: pieces.take(token),
         )
         if pieces:
             pieces.end()
-        self._warn([answer for group in found for answer in group], max_new_tokens)
-        return [[before(self.tokenizer.decode(answer.tokens), stops) for answer in group] for group in found]
+        written = [[self._text(answer, stops) for answer in group] for group in found]
+        self._warn([full for group in written for _, full in group], max_new_tokens)
+        return [[text for text, _ in group] for group in written]
 
-    def _warn(self, answers: Sequence[Answer], max_new_tokens: int) -> None:
-        full = sum(answer.reason == "context" for answer in answers)
-        if full:
+    def _text(self, answer: Answer, stops: Sequence[str]) -> tuple[str, bool]:
+        """What stands before a stop string; whether it ends there because the context is full."""
+        whole = self.tokenizer.decode(answer.tokens)
+        text = before(whole, stops)
+        return text, answer.reason == "context" and text == whole
+
+    def _warn(self, full: Sequence[bool], max_new_tokens: int) -> None:
+        if any(full):
             warnings.warn(
-                f"{full} of {len(answers)} answers ended before max_new_tokens {max_new_tokens}: with their prompts "
+                f"{sum(full)} of {len(full)} answers ended before max_new_tokens {max_new_tokens}: with their prompts "
                 f"they fill the model's context of {self.model.config.context} tokens",
                 ContextFull,
                 stacklevel=4,
@@ -189,6 +195,19 @@ class LoadedModel:
         return [self.tokenizer.decode(answer.tokens).strip() for (answer,) in found]
 
 
+def _settings(how: How) -> tuple[Sampling, Beams | None]:
+    """How tokens are chosen; TypeError for an unknown setting, ValueError for an impossible one."""
+    if unknown := sorted(how.keys() - How.__annotations__.keys()):
+        raise TypeError(f"generate takes no {unknown[0]!r}; it takes {sorted(How.__annotations__)}")
+    width, penalty = how.get("num_beams"), how.get("length_penalty")
+    if width is None and penalty is not None:
+        raise ValueError(f"length_penalty {penalty} without num_beams: nothing is searched; give beams, such as 4")
+    sampling = Sampling(
+        how.get("temperature"), how.get("top_k"), how.get("top_p"), how.get("min_p"), how.get("repetition_penalty")
+    )
+    return sampling, None if width is None else Beams(width, 1.0 if penalty is None else penalty)
+
+
 def load(
     reference: str | Path,
     device: str = "cpu",
@@ -201,9 +220,15 @@ def load(
     too. Runs and names are looked up in `$MLFLOW_TRACKING_URI` and `$GPTMILL_HOME`; `say` is told where that takes
     long. quantize: int8 keeps the matrices in a quarter of the memory, rounded (gptcore/model/int8.py), for a CPU.
 
-    FileNotFoundError or ValueError where there is no such model, or it is damaged; TrackerAway where MLflow does not
-    answer.
+    FileNotFoundError or ValueError where there is no such model, or it is damaged; ValueError for a device that is not
+    there; TrackerAway where MLflow does not answer.
     """
+    if quantize not in (None, "int8"):
+        raise ValueError(f"quantize {quantize!r} is not int8, the only rounding there is; leave it out for float32")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used here; cpu always can, cuda where torch finds it") from error
     if str(reference).startswith("hf:"):
         from gptcore.adapters.pretrained import load_pretrained  # transformers takes seconds
 
@@ -223,6 +248,8 @@ def load(
 
 
 def _folder(reference: str, say: Callable[[str], None]) -> Path:
+    if not reference:
+        raise ValueError("the model's name is empty; a model is a directory, hf:ID, models:/NAME@ALIAS, or RUN/STAGE")
     if Path(reference).is_dir():
         return Path(reference)
     if not reference.startswith("models:/") and (reference.startswith((".", "/", "~")) or "/" not in reference):

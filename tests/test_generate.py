@@ -1,5 +1,6 @@
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -286,12 +287,25 @@ def test_one_beam_is_greedy(model, prompts):
     ("prompts", "settings", "message"),
     [
         ([[1], []], {}, "prompt 1 has 0 tokens"),
-        ([[1] * CONTEXT], {}, rf"prompt 0 has {CONTEXT} tokens .*allowed: 1 to {CONTEXT - 1}"),
+        (
+            [[1] * CONTEXT],
+            {},
+            rf"prompt 0 has {CONTEXT} tokens .*allowed: 1 to {CONTEXT - 1} .*: shorten it, or take a model",
+        ),
         ([[1], [2, VOCABULARY]], {}, f"prompt 1 holds token {VOCABULARY}; allowed: 0 to {VOCABULARY - 1}"),
         ([[-1]], {}, "prompt 0 holds token -1"),
-        ([[1]], {"samples": 0}, "0 answers a prompt"),
-        ([[1]], {"beams": Beams(2), "samples": 3}, "beams 2 take no sampling, and give at most as many answers, not 3"),
-        ([[1]], {"beams": Beams(2), "sampling": Sampling(1.0)}, "beams 2 take no sampling"),
+        ([[1]], {"samples": 0}, "samples 0 must be at least 1"),
+        ([[1]], {"beams": Beams(2), "samples": 3}, "^num_beams 2 gives at most as many answers, not 3"),
+        (
+            [[1]],
+            {"beams": Beams(2), "sampling": Sampling(1.0, top_k=2)},
+            "^num_beams takes no temperature and no top_k; leave out one or the other$",
+        ),
+        ([[1]], {"beams": Beams(2), "sampling": Sampling(repetition_penalty=2.0)}, "takes no repetition_penalty"),
+        ([[1]], {"beams": Beams(VOCABULARY + 1)}, f"num_beams {VOCABULARY + 1} is more than the vocabulary of"),
+        ([[1]], {"seed": True}, "seed True must be a whole number"),
+        ([[1]], {"seed": 1.0}, "seed 1.0 must be a whole number"),
+        ([[1]], {"seed": "1"}, "seed '1' must be a whole number"),
         ([[1]], {"max_new_tokens": [1, 2]}, "2 values of max_new_tokens for 1 prompts"),
     ],
 )
@@ -303,7 +317,7 @@ def test_impossible_calls_are_refused(model, prompts, settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": 0.0}, "temperature 0.0 must be a positive number, or None"),
+        ({"temperature": 0.0}, "temperature 0.0 must be a positive number; leave it out for the likeliest"),
         ({"temperature": -1.0}, "temperature -1.0"),
         ({"temperature": float("nan")}, "temperature nan"),
         ({"temperature": 1.0, "top_k": 0}, "top_k 0 must be at least 1"),
@@ -319,9 +333,33 @@ def test_impossible_settings_are_refused(settings, message):
         Sampling(**settings)
 
 
-def test_no_beams_are_refused():
-    with pytest.raises(ValueError, match="beams 0 must be at least 1"):
-        Beams(0)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"width": 0}, "num_beams 0 must be at least 1"),
+        *(
+            ({"width": 2, "length_penalty": steep}, f"length_penalty {steep} must be between -10 and 10")
+            for steep in (1000.0, -1000.0, float("nan"), float("inf"))
+        ),
+    ],
+)
+def test_impossible_beams_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Beams(**settings)
+
+
+def test_the_steepest_penalties_still_give_answers():
+    model = build(GPTConfig("gpt2", 1, 1, 8, 512, VOCABULARY)).initialise(5).eval()
+    for penalty in (-10.0, 10.0):
+        (answers,) = generation.generate(model, [[1]], 511, {3}, samples=2, beams=Beams(2, penalty))
+        assert len(answers) == 2
+
+
+def test_ids_of_numpy_and_torch_are_numbers(model):
+    settings = {"max_new_tokens": 5, "sampling": Sampling(1.0)}
+    expected = generate(model, [[1, 2]], seed=7, **settings)
+    assert generate(model, np.array([[1, 2]]), seed=np.int64(7), **settings) == expected
+    assert generate(model, torch.tensor([[1, 2]]), seed=7, **settings) == expected
 
 
 def test_no_prompts_give_no_answers(model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from tiny_pipeline import environment
 import gptcore
 from flows.command_line import main
 from gptcore.config import SPECIAL_TOKENS
-from gptcore.loaded import ContextFull, LoadedModel
+from gptcore.loaded import ContextFull, How, LoadedModel
 from gptcore.model.families import build
 from gptcore.model.generation_times import generation_times
 from gptcore.model.gpt import GPTConfig
@@ -80,14 +81,23 @@ def test_what_is_streamed_is_the_answer(model: LoadedModel, how: dict[str, Any])
         assert len(pieces) > 1 and all(pieces)
 
 
+def drawn_text(model: LoadedModel) -> tuple[dict[str, Any], re.Match[str]]:
+    """Settings, and what they write: something that begins with text and holds five characters of it in a row."""
+    for seed in range(1000):
+        settings = {"temperature": 2.0, "seed": seed}
+        if found := re.fullmatch(r"([^\ufffd].*?)([^\ufffd]{5}).*", model.generate(TEXTS[0], 30, **settings), re.S):
+            return settings, found
+    raise AssertionError("no seed writes text")
+
+
 def test_an_answer_ends_before_a_stop_string(model: LoadedModel) -> None:
-    whole = model.generate(TEXTS[0], 30)
+    how, found = drawn_text(model)
+    whole = found[0]
     for length in (1, 2, 5):
-        stop = whole[8 : 8 + length]
-        pieces: list[str] = []
-        cut = model.generate(TEXTS[0], 30, stop=["never there", stop], stream=pieces.append)
+        stop, pieces = found[2][:length], list[str]()
+        cut = model.generate(TEXTS[0], 30, stop=["never there", stop], stream=pieces.append, **how)
         assert cut == whole[: whole.index(stop)] == "".join(pieces)
-    assert model.generate(TEXTS[0], 30, stop=whole[:1]) == ""
+    assert model.generate(TEXTS[0], 30, stop=whole[:1], **how) == ""
 
 
 def test_a_stop_may_be_a_special_token(model: LoadedModel) -> None:
@@ -109,22 +119,42 @@ def test_a_full_context_is_said(model: LoadedModel) -> None:
         model.generate(["y"], 40)
 
 
+def test_what_a_stop_ends_is_not_said_to_fill_the_context(plain: Path) -> None:
+    model, text = gptcore.load(plain), "x" * 50
+    how: dict[str, Any]
+    for how in ({"num_beams": 2}, {"temperature": 2.0}):
+        with pytest.warns(ContextFull, match="1 of 1"):
+            whole = model.generate(text, 40, **how)
+        stop = next(character for character in whole[1:] if character != "\ufffd")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert model.generate(text, 40, stop=stop, **how) == whole[: whole.index(stop)]
+
+
 @pytest.mark.parametrize(
     ("texts", "how", "message"),
     [
         ("", {}, "prompt 0 has 0 tokens"),
         ("x" * 64, {}, "prompt 0 has 64 tokens .*allowed: 1 to 63"),
         ("x", {"max_new_tokens": 0}, "max_new_tokens 0 must be at least 1"),
-        ("x", {"temperature": 0.0}, "temperature 0.0 must be a positive number, or None"),
+        ("x", {"temperature": 0.0}, "temperature 0.0 must be a positive number; leave it out"),
         ("x", {"temperature": -1.0}, "temperature -1.0"),
         ("x", {"temperature": 1.0, "top_p": 0.0}, "top_p 0.0 must be above 0 and at most 1"),
         ("x", {"temperature": 1.0, "top_p": 1.5}, "top_p 1.5 must be above 0 and at most 1"),
         ("x", {"top_k": 3}, "top_k without a temperature"),
         ("x", {"num_return_sequences": 3}, "num_return_sequences 3 would all be the same"),
-        ("x", {"num_return_sequences": 0}, "0 answers a prompt"),
-        ("x", {"num_beams": 2, "temperature": 1.0}, "beams 2 take no sampling"),
-        ("x", {"num_beams": 0}, "beams 0 must be at least 1"),
+        ("x", {"num_return_sequences": 3, "temperature": None}, "num_return_sequences 3 would all be the same"),
+        ("x", {"num_return_sequences": 0}, "num_return_sequences 0 must be at least 1"),
+        ("x", {"num_beams": 2, "temperature": 1.0}, "num_beams takes no temperature"),
+        ("x", {"num_beams": 2, "repetition_penalty": 2.0}, "num_beams takes no repetition_penalty"),
+        ("x", {"num_beams": 2, "num_return_sequences": 3}, "num_beams 2 gives at most as many answers, not 3"),
+        ("x", {"num_beams": 0}, "num_beams 0 must be at least 1"),
+        ("x", {"num_beams": 300}, "num_beams 300 is more than the vocabulary of 280 tokens"),
+        ("x", {"length_penalty": 2.0}, "length_penalty 2.0 without num_beams"),
+        ("x", {"num_beams": 2, "length_penalty": 1000.0}, "length_penalty 1000.0 must be between -10 and 10"),
+        ("x", {"seed": True}, "seed True must be a whole number"),
         ("x", {"stop": ["a", ""]}, "a stop string is empty"),
+        ("x", {"stop": "a\ufffd"}, r"a stop string holds U\+FFFD"),
         (["x", "y"], {"stream": print}, "stream tells the text of a single answer"),
         ("x", {"num_beams": 2, "stream": print}, "stream tells the text of a single answer"),
     ],
@@ -138,7 +168,26 @@ def test_impossible_settings_are_refused(
 
 def test_a_misspelt_setting_is_named(plain: Path) -> None:
     with pytest.raises(TypeError, match=r"takes no 'top'; it takes .*'top_k'"):
-        gptcore.load(plain).generate("x", top=1)  # type: ignore[call-overload]
+        gptcore.load(plain).generate("x", top=1, temperature=-1.0)  # type: ignore[call-overload]
+
+
+def test_none_is_not_given(plain: Path) -> None:
+    model = gptcore.load(plain)
+    assert model.generate("x", 9, **dict.fromkeys(How.__annotations__)) == model.generate("x", 9)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"quantize": "int4"}, "quantize 'int4' is not int8, the only rounding there is"),
+        ({"quantize": ""}, "quantize '' is not int8"),
+        ({"device": "foo"}, "device 'foo' cannot be used here; cpu always can"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+    ],
+)
+def test_impossible_ways_of_loading_are_refused(plain: Path, how: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        gptcore.load(plain, **how)
 
 
 # Stop strings and pieces
@@ -307,7 +356,21 @@ def test_the_package_is_light_until_a_model_is_loaded() -> None:
         gptcore.lod  # noqa: B018
 
 
+def test_an_empty_reference_is_not_this_directory(
+    plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(plain)
+    assert main(["generate", "", "x"]) == 2
+    assert capsys.readouterr().err.startswith("gptmill: the model's name is empty; a model is a directory")
+    assert gptcore.load(Path()).generate("x", 1) == gptcore.load(plain).generate("x", 1)
+
+
 # The command line
+
+
+def test_an_empty_question_is_refused(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ask", " ", "--context", "axis : int", "--model", str(plain)]) == 2
+    assert capsys.readouterr() == ("", "gptmill: the question is empty\n")
 
 
 def test_generate_prints_the_beginning_and_what_follows(plain: Path, tmp_path: Path) -> None:

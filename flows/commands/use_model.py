@@ -38,6 +38,8 @@ def main(options: argparse.Namespace) -> int:
 
 def _use(options: argparse.Namespace) -> None:
     if options.command == "ask":
+        if not options.question.strip():
+            raise ValueError("the question is empty")
         fields = {"question": options.question, "context": _text(options.context)}
     else:
         fields = {"document": _text(options.text)}

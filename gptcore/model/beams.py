@@ -15,8 +15,12 @@ from gptcore.model.cache import Cache
 
 if TYPE_CHECKING:
     from gptcore.model.gpt import GPT
+    from gptcore.model.sampling import Sampling
 
 Reason = Literal["stop", "length", "context"]
+"""Why an answer ended."""
+STEEPEST = 10.0
+"""Of a length penalty, up or down: already there nothing but the length decides."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,18 @@ class Beams:
 
     def __post_init__(self) -> None:
         if self.width < 1:
-            raise ValueError(f"beams {self.width} must be at least 1")
+            raise ValueError(f"num_beams {self.width} must be at least 1")
+        if not -STEEPEST <= self.length_penalty <= STEEPEST:
+            raise ValueError(f"length_penalty {self.length_penalty} must be between {-STEEPEST:g} and {STEEPEST:g}")
+
+    def check(self, sampling: Sampling, answers: int, vocabulary: int) -> None:
+        """ValueError for settings of sampling, more answers than beams, and more beams than tokens."""
+        if given := [name for name, value in vars(sampling).items() if value is not None]:
+            raise ValueError(f"num_beams takes no {' and no '.join(given)}; leave out one or the other")
+        if answers > self.width:
+            raise ValueError(f"num_beams {self.width} gives at most as many answers, not {answers}; raise num_beams")
+        if self.width > vocabulary:
+            raise ValueError(f"num_beams {self.width} is more than the vocabulary of {vocabulary} tokens; lower it")
 
 
 def beam_search(

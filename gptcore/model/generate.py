@@ -10,14 +10,16 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from numbers import Integral
+from operator import index
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gptcore import durable
-from gptcore.model.beams import Beams, beam_search
+from gptcore.model.beams import Beams, Reason, beam_search
 from gptcore.model.cache import Cache
 from gptcore.model.gpt import GPT
 from gptcore.model.lookup import Lookup, Pace
@@ -31,7 +33,6 @@ READ_TOKENS = 8192
 CROWDED = 0.75
 """Rows leave the batch once no more than this share of it lives: leaving one by one would copy the cache too often."""
 
-Reason = Literal["stop", "length", "context"]
 Found = TypeVar("Found")
 
 
@@ -104,15 +105,15 @@ def generate(
     ValueError for an empty prompt, one that leaves no room in the context, tokens out of range, an impossible setting.
     """
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-    _check(model, prompts, limits, samples)
+    prompts = [[index(token) for token in prompt] for prompt in prompts]
+    _check(model, prompts, limits, samples, seed)
     if beams is not None:
-        if sampling != Sampling() or samples > beams.width:
-            raise ValueError(f"beams {beams.width} take no sampling, and give at most as many answers, not {samples}")
+        beams.check(sampling, samples, model.config.vocab_size)
         found = _in_mode(
             model, lambda: [beam_search(model, p, n, stop, beams) for p, n in zip(prompts, limits, strict=True)]
         )
         return [[Answer(tokens, reason) for tokens, reason in best[:samples]] for best in found]
-    draws = _generators(prompts, seed, samples) if sampling.temperature is not None else None
+    draws = _generators(prompts, index(seed), samples) if sampling.temperature is not None else None
     rows = [
         [_Row(prompt, limit, None if draws is None else draws[place * samples + i]) for i in range(samples)]
         for place, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
@@ -132,11 +133,14 @@ def generate(
     return [[row.answer for row in group] for group in rows]
 
 
-def _check(model: GPT, prompts: Sequence[Sequence[int]], limits: Sequence[int], samples: int) -> None:
+def _check(model: GPT, prompts: Sequence[Sequence[int]], limits: Sequence[int], samples: int, seed: int) -> None:
     context, vocabulary = model.config.context, model.config.vocab_size
     problems = [f"prompt {i} has {len(p)} tokens" for i, p in enumerate(prompts) if not 1 <= len(p) < context]
     if problems:
-        raise ValueError(f"{problems[0]} ({len(problems)} such); allowed: 1 to {context - 1} (the context less one)")
+        raise ValueError(
+            f"{problems[0]} ({len(problems)} such); allowed: 1 to {context - 1} (the context less one): shorten it, or "
+            "take a model of a longer context"
+        )
     for i, prompt in enumerate(prompts):
         if min(prompt) < 0 or max(prompt) >= vocabulary:
             wrong = next(token for token in prompt if not 0 <= token < vocabulary)
@@ -144,7 +148,9 @@ def _check(model: GPT, prompts: Sequence[Sequence[int]], limits: Sequence[int], 
     if len(limits) != len(prompts):
         raise ValueError(f"{len(limits)} values of max_new_tokens for {len(prompts)} prompts")
     if samples < 1:
-        raise ValueError(f"{samples} answers a prompt; at least 1")
+        raise ValueError(f"samples {samples} must be at least 1")
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise ValueError(f"seed {seed!r} must be a whole number")
 
 
 def _in_mode(model: GPT, work: Callable[[], Found]) -> Found:

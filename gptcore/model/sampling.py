@@ -30,7 +30,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         limits = {
-            "temperature": (self.temperature, 0.0, math.inf, "a positive number, or None for the likeliest token"),
+            "temperature": (self.temperature, 0.0, math.inf, "a positive number; leave it out for the likeliest token"),
             "top_p": (self.top_p, 0.0, 1.0, "above 0 and at most 1"),
             "min_p": (self.min_p, 0.0, 1.0, "above 0 and at most 1"),
             "repetition_penalty": (self.repetition_penalty, 0.0, math.inf, "a positive number"),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gptcore.text.tokenizer import TextTokenizer
 
+NO_TEXT = "\ufffd"
+
 
 def before(text: str, stops: Sequence[str]) -> str:
     """The text up to the first stop string."""
@@ -19,9 +21,11 @@ class Stops:
     """Looks for stop strings in tokens, of which each string may take several or a part."""
 
     def __init__(self, tokenizer: TextTokenizer, strings: Sequence[str]) -> None:
-        """ValueError for an empty string, at which every answer would end."""
+        """ValueError for an empty string, at which every answer would end, and for one that is never written."""
         if not all(strings):
             raise ValueError("a stop string is empty; leave it out")
+        if any(NO_TEXT in string for string in strings):
+            raise ValueError("a stop string holds U+FFFD, which only stands for bytes that are no text; leave it out")
         self._tokenizer = tokenizer
         self._wanted = [string.encode() for string in strings]
         self._longest = max(map(len, self._wanted), default=0)
