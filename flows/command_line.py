@@ -78,7 +78,8 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("runs", nargs=2, metavar="RUN", help="a run id, its first 8 characters, or latest")
     compare.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
 
-    model_help = "a directory, models:/NAME@ALIAS, or RUN/STAGE"
+    tuned_help = "a directory, models:/NAME@ALIAS, or RUN/STAGE"
+    model_help = f"hf:DIRECTORY, hf:ID of the Hugging Face hub, {tuned_help}"
     generate = command("generate", "use_model", "continue a text", 'gptmill generate latest/pretrain "Return the"')
     generate.add_argument("model", metavar="MODEL", help=model_help)
     generate.add_argument("text", metavar="TEXT", help="the beginning; - reads standard input")
@@ -109,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
         "--context", required=True, metavar="TEXT", help="the text that answers it; - reads standard input"
     )
     for sub, skill in ((summarize, "summarization"), (ask, "qa")):
-        sub.add_argument("--model", default=f"models:/quickstart-{skill}@champion", metavar="MODEL", help=model_help)
+        sub.add_argument("--model", default=f"models:/quickstart-{skill}@champion", metavar="MODEL", help=tuned_help)
 
     bench = command("bench", "bench", "measure a model", "gptmill bench generate latest/finetune-qa --rows 16")
     kinds = bench.add_subparsers(dest="what", required=True, metavar="WHAT")

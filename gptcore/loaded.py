@@ -20,7 +20,7 @@ from gptcore.model.int8 import quantized
 from gptcore.model.sampling import Sampling
 from gptcore.model.weights import load_model
 from gptcore.presets import validated
-from gptcore.text.skills import encode_example
+from gptcore.text.skills import encode_prompt
 from gptcore.text.stops import Pieces, Stops, before
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.weight_files import read_object
@@ -28,6 +28,10 @@ from gptcore.weight_files import read_object
 
 class ContextFull(UserWarning):
     """An answer ended early because with its prompt it filled the context."""
+
+
+class InputCut(UserWarning):
+    """The end of an input was left out, because the prompt would be longer than those the model was tuned with."""
 
 
 class How(TypedDict, total=False):
@@ -186,12 +190,23 @@ class LoadedModel:
             )
 
     def answer(self, examples: Sequence[Mapping[str, str]]) -> list[str]:
-        """The skill's output for each example's fields ({context, question} for qa); ValueError for a base model."""
+        """The skill's output for each example's fields ({context, question} for qa); ValueError for a base model.
+
+        A field too long for `Use.max_input_tokens` loses its end, which an InputCut warning tells.
+        """
         if self.use is None:
             raise ValueError("this is a base model, tuned for no skill: use generate, or a finetune-<skill> model")
         use = self.use
-        prompts = [encode_example(use.skill, e, None, self.tokenizer, use.max_input_tokens)[0] for e in examples]
-        found = generate(self.model, prompts, use.max_target_tokens, {self.tokenizer.eot})
+        prompts = [encode_prompt(use.skill, e, self.tokenizer, use.max_input_tokens) for e in examples]
+        if cut := [prompt for prompt in prompts if prompt.lost]:
+            lost, given = sum(prompt.lost for prompt in cut), sum(prompt.given for prompt in cut)
+            warnings.warn(
+                f"{len(cut)} of {len(prompts)} prompts were cut: their {use.skill.truncate} lost the last {lost} of "
+                f"{given} tokens; the limit is {use.max_input_tokens} tokens a prompt",
+                InputCut,
+                stacklevel=2,
+            )
+        found = generate(self.model, [prompt.tokens for prompt in prompts], use.max_target_tokens, {self.tokenizer.eot})
         return [self.tokenizer.decode(answer.tokens).strip() for (answer,) in found]
 
 

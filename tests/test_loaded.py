@@ -19,12 +19,13 @@ from tiny_pipeline import environment
 import gptcore
 from flows.command_line import main
 from gptcore.config import SPECIAL_TOKENS
-from gptcore.loaded import ContextFull, How, LoadedModel
+from gptcore.loaded import ContextFull, How, InputCut, LoadedModel
 from gptcore.model.families import build
 from gptcore.model.generation_times import generation_times
 from gptcore.model.gpt import GPTConfig
 from gptcore.model.int8 import Int8Matrix, quantized
 from gptcore.model.weights import save_model
+from gptcore.text.skills import encode_prompt
 from gptcore.text.stops import Pieces, Stops
 
 FAMILIES = ("gpt1", "gpt2", "gpt3", "modern")
@@ -366,6 +367,44 @@ def test_an_empty_reference_is_not_this_directory(
 
 
 # The command line
+
+
+def test_a_long_input_is_said_to_be_cut(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "axis : int, default 0. " * 9
+    model, fields = gptcore.load(plain), {"question": "Type?", "context": words}
+    ask = ["ask", fields["question"], "--model", str(plain), "--context"]
+    given = len(model.tokenizer.encode(words))
+    lost = encode_prompt(model.use.skill, fields, model.tokenizer, 48).lost if model.use else 0
+    assert 0 < lost < given
+    with pytest.warns(InputCut) as told:
+        model.answer([fields, FIELDS, fields])
+    assert str(told[0].message).startswith(
+        f"2 of 3 prompts were cut: their context lost the last {2 * lost} of {2 * given} tokens; the limit is 48"
+    )
+    assert main([*ask, words]) == 0
+    note = f"1 of 1 prompts were cut: their context lost the last {lost} of {given} tokens; the limit is 48 tokens"
+    assert capsys.readouterr().err == f"note: {note} a prompt\n"
+    assert main([*ask, "axis"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("command", ["generate", "summarize", "ask", "bench generate"])
+def test_help_names_every_kind_of_model(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "a directory, models:/NAME@ALIAS, or RUN/STAGE" in words
+    assert ("hf:DIRECTORY, hf:ID" in words) == (command not in ("summarize", "ask")), "those need a tuned model"
+
+
+def test_a_reader_that_has_gone_is_no_refusal(plain: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "flows", "generate", str(plain), "Return the"]
+    with subprocess.Popen(
+        command, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as writing:
+        assert writing.stdout and writing.stderr
+        writing.stdout.close()
+        assert (writing.stderr.read(), writing.wait(120)) == (b"", 1)
 
 
 def test_an_empty_question_is_refused(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from gptcore.config import Tokenizer as TokenizerConfig
 from gptcore.presets import load_skill
 from gptcore.text import docstring_items
 from gptcore.text.documents import Document, write
-from gptcore.text.skills import encode_example, even_sample, items, sample_items
+from gptcore.text.skills import encode_example, encode_prompt, even_sample, items, sample_items
 from gptcore.text.tokenizer import TextTokenizer, train_tokenizer
 from gptcore.work import Work
 
@@ -277,6 +277,9 @@ def test_only_the_truncated_field_gives_way(tokenizer: TextTokenizer) -> None:
     skill = load_skill("qa")
     fields = {"context": "a long context " * 40, "question": "What is it?"}
     whole, _ = encode_example(skill, fields, None, tokenizer, 10_000)
+    assert encode_prompt(skill, fields, tokenizer, 10_000).lost == 0
+    cut, given = encode_prompt(skill, fields, tokenizer, 40), len(tokenizer.encode(fields[skill.truncate]))
+    assert (len(cut.tokens), cut.given, cut.lost) == (40, given, len(whole) - 40)
     prompt, target = encode_example(skill, fields, "an answer " * 30, tokenizer, 40)
     tail = [tokenizer.special["<|question|>"], *tokenizer.encode("What is it?"), tokenizer.special["<|answer|>"]]
     assert len(prompt) == 40

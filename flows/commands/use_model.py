@@ -31,6 +31,8 @@ def main(options: argparse.Namespace) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
             _use(options)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as problem:
         return refuse(problem)
     return 0
@@ -44,9 +46,10 @@ def _use(options: argparse.Namespace) -> None:
     else:
         fields = {"document": _text(options.text)}
     loaded = load(options)
-    from gptcore.loaded import ContextFull
+    from gptcore.loaded import ContextFull, InputCut
 
     warnings.simplefilter("always", ContextFull)
+    warnings.simplefilter("always", InputCut)
     if options.command == "generate":
         _generate(loaded, fields["document"], options)
     else:

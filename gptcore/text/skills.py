@@ -88,6 +88,17 @@ def sample_items(found: Iterable[Item], count: int, key: str) -> list[Item]:
     return even_sample(found, count, key, lambda item: item.id)
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, and what it had to leave out."""
+
+    tokens: list[int]
+    given: int
+    """Tokens of the field that `Skill.truncate` names."""
+    lost: int
+    """How many of them, from the end, found no room."""
+
+
 def encode_example(
     skill: Skill,
     fields: Mapping[str, str],
@@ -95,11 +106,19 @@ def encode_example(
     tokenizer: TextTokenizer,
     max_input_tokens: int,
 ) -> tuple[list[int], list[int]]:
-    """The prompt and target ids of one example: the same for training, benchmark and use.
+    """The ids of `encode_prompt` and those of the target: the same for training, benchmark and use.
+
+    The target is never cut, and ends with the end-of-text token; without a target it is empty.
+    """
+    prompt = encode_prompt(skill, fields, tokenizer, max_input_tokens).tokens
+    return prompt, [] if target is None else [*tokenizer.encode(target), tokenizer.eot]
+
+
+def encode_prompt(skill: Skill, fields: Mapping[str, str], tokenizer: TextTokenizer, max_input_tokens: int) -> Prompt:
+    """The prompt of one example.
 
     Only the template's special tokens become special tokens; those spelled out in a field stay ordinary text. A prompt
-    over `max_input_tokens` loses the end of the field that `skill.truncate` names; the target is never cut, and ends
-    with the end-of-text token (without a target it is empty).
+    over `max_input_tokens` loses the end of the field that `skill.truncate` names.
 
     Raises ValueError for a field that is missing or unknown, and for a prompt too long even without that field.
     """
@@ -118,9 +137,9 @@ def encode_example(
             encoded.append(tokenizer.encode(fields[part[1:-1]]))
         else:
             encoded.append(tokenizer.encode(part))
-    excess = sum(map(len, encoded)) - max_input_tokens
-    if excess > 0:
-        given = encoded[shortened]
+    excess = max(0, sum(map(len, encoded)) - max_input_tokens)
+    given = encoded[shortened]
+    if excess:
         if excess > len(given):
             rest = sum(map(len, encoded)) - len(given)
             others = ", ".join(sorted(names - {skill.truncate})) or "the template"
@@ -129,5 +148,4 @@ def encode_example(
                 f"the limit is {max_input_tokens}; shorten {others}, or raise max_input_tokens"
             )
         encoded[shortened] = given[: len(given) - excess]
-    prompt = [token for part in encoded for token in part]
-    return prompt, [] if target is None else [*tokenizer.encode(target), tokenizer.eot]
+    return Prompt([token for part in encoded for token in part], len(given), excess)
