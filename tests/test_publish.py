@@ -28,8 +28,8 @@ from gptcore.adapters.mlflow_runs import Tracker
 from gptcore.adapters.publish import publish
 from gptcore.config import Publish
 from gptcore.loaded import load
-from gptcore.model.gpt import GPTConfig
-from gptcore.model.weights import load_model
+from gptcore.model.gpt import GPT, GPTConfig
+from gptcore.model.weights import load_model, save_model
 from gptcore.presets import load_skill
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.work import Work
@@ -147,6 +147,46 @@ def test_an_export_that_differs_is_not_published(
     assert tracker.client.search_registered_models() == []
     monkeypatch.undo()
     export_hf(tmp_path / "finetune-qa", tmp_path / "fine")
+
+
+def larger_logits(directory: Path, tokenizer: Path, times: float) -> GPT:
+    write_model(directory, tokenizer, "qa")
+    model = load_model(directory)
+    model.get_parameter("ln_f.weight").data.mul_(times)
+    save_model(model, directory)
+    return model
+
+
+@torch.no_grad()
+def test_what_float32_rounds_is_no_difference(tmp_path: Path, tokenizer: Path) -> None:
+    model = larger_logits(tmp_path, tokenizer, 400.0)
+    export_hf(tmp_path, tmp_path / "hf")
+    ids = torch.arange(model.config.context)[None]
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")(ids).logits
+    assert float(theirs.abs().max()) > 500 and float((model(ids) - theirs).abs().max()) > hf.TOLERANCE
+
+
+@pytest.mark.parametrize("times", [1.0, 400.0])
+def test_a_difference_at_the_last_position_alone_is_found(
+    times: float, tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(shape: GPTConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = to_hf(shape, state)
+        table = found["transformer.wpe.weight"]
+        return found | {"transformer.wpe.weight": torch.cat([table[:-1], table[-1:] * 1.001])}
+
+    larger_logits(tmp_path, tokenizer, times)
+    monkeypatch.setattr(hf, "to_hf", wrong)
+    monkeypatch.setattr(hf, "POSITIONS", 7)
+    with pytest.raises(ValueError, match=r"differ from ours by \d.*more than 1e-04"):
+        export_hf(tmp_path, tmp_path / "hf")
+
+
+def test_the_gate_looks_at_two_thousand_positions_of_any_context() -> None:
+    for context in (1, 2, 64, 1024, 1025, 32_768):
+        places = hf.compared(context)
+        assert len(set(places.tolist())) == len(places) == min(context, 1024)
+        assert (places[0], places[-1]) == (0, context - 1)
 
 
 def test_a_dead_tracker_is_one_line_and_resumable(tmp_path: Path, tokenizer: Path) -> None:
