@@ -59,6 +59,13 @@ al. 2019 give it in table 2, where it is the smallest; of the released model's 4
 
 NAMED = {**GPT1, **GPT2, **GPT3}
 
+PUBLISHED_AS = {
+    **dict.fromkeys(GPT1, ("gpt1", 512, 40_478)),
+    **dict.fromkeys(GPT2, ("gpt2", 1024, 50_257)),
+    **dict.fromkeys(GPT3, ("gpt3", 2048, 50_257)),
+}
+"""Family, context and vocabulary with which a size has its published parameters."""
+
 LADDER = (
     (4, 2, 128),
     (4, 3, 192),

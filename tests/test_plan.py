@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from flows.commands.plan_costs import expected
+from flows.commands.plan_costs import block, expected
 from gptcore.config import Preset
-from gptcore.cost import costs, warnings
+from gptcore.cost import costs, model_row, warnings
 from gptcore.durable import write_bytes, write_json
 from gptcore.plan import StagePlan, make_plan, select
 from gptcore.presets import ConfigError, load_preset
@@ -215,6 +215,22 @@ def test_what_will_not_fit_is_said() -> None:
     small = Machine("cuda", "NVIDIA L4", cores=4, memory_bytes=10**8)
     assert "the GPU has 0.1 GB" in warned([], small)[0]
     assert warned([], Machine("cuda", None, cores=4, memory_bytes=None)) == [], "nothing is known, nothing is said"
+
+
+def test_a_name_that_promises_other_parameters_says_whose_they_are() -> None:
+    published = {"family": "gpt3", "context": 2048}
+
+    def line(name: str, model: dict[str, Any], vocabulary: int) -> str:
+        overrides = [f"pretrain={{size: {name}}}", f"model={json.dumps(model)}", f"tokenizer.vocab_size={vocabulary}"]
+        preset = load_preset("quickstart", overrides)
+        return block(preset, model_row(preset), {}, []).splitlines()[0]
+
+    assert line("gpt3-small", {"family": "modern"}, 4096).endswith(
+        "; size gpt3-small (125 M as published: family gpt3, context 2,048, vocabulary 50,257)"
+    )
+    assert line("gpt3-small", published, 50_257).endswith("vocabulary 50,257; size gpt3-small")
+    assert line("gpt2-xl", {"context": 1024}, 50_257).endswith("; size gpt2-xl")
+    assert line("gpt1", {"family": "gpt1", "context": 512}, 40_478).endswith("; size gpt1")
 
 
 def test_a_shape_that_given_fields_do_not_keep_is_said() -> None:

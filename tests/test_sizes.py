@@ -12,11 +12,12 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from flows.commands.plan_costs import ROUNDING
 from gptcore import cost
 from gptcore.config import POSITIONS, Model, SizeName, Training
 from gptcore.model import families, gpt, loss
 from gptcore.model.gpt import GPTConfig, parameter_count
-from gptcore.named_sizes import GPT1, GPT2, GPT3, GPT3_TOKENS, LADDER, NAMED
+from gptcore.named_sizes import GPT1, GPT2, GPT3, GPT3_TOKENS, LADDER, NAMED, PUBLISHED_AS
 from gptcore.sizes import (
     FAMILIES,
     LOGITS_AT_ONCE,
@@ -99,11 +100,15 @@ def test_what_training_says_of_itself() -> None:
 # Published tables
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gpt3"])
 @pytest.mark.parametrize("name", GPT3)
-def test_gpt3_has_the_published_parameters_and_training(name: str) -> None:
-    """Brown et al. 2020: our count rounds to table D.1's, whose FLOP and petaflop/s-days are 6 N D of 300 G tokens."""
+def test_gpt3_has_the_published_parameters_and_training(name: str, family: str) -> None:
+    """Brown et al. 2020: our count rounds to table D.1's, whose FLOP and petaflop/s-days are 6 N D of 300 G tokens.
+
+    With dense blocks as with banded ones, which lack the biases of queries, keys and values.
+    """
     size = GPT3[name]
-    shape = Shape("gpt2", size.n_layer, size.n_head, size.n_embd, context=2048, vocab_size=50257)
+    shape = Shape(family, size.n_layer, size.n_head, size.n_embd, context=2048, vocab_size=50257)
     digits = 3 if size.parameters < 1e10 else 4  # 125 to 6,660; 12,850 and 174,600
     assert float(f"{count(shape).parameters:.{digits - 1}e}") == size.parameters
     total = 6 * size.parameters * GPT3_TOKENS
@@ -132,6 +137,14 @@ def test_gpt2_has_the_released_parameters(name: str) -> None:
     size = GPT2[name]
     found = count(Shape("gpt2", size.n_layer, size.n_head, size.n_embd, context=1024, vocab_size=50257)).parameters
     assert round(found / 1e6) == size.parameters / 1e6
+
+
+def test_every_size_has_its_published_parameters_as_it_was_published() -> None:
+    assert PUBLISHED_AS.keys() == NAMED.keys()
+    for name, (family, context, vocabulary) in PUBLISHED_AS.items():
+        size = NAMED[name]
+        found = count(Shape(family, size.n_layer, size.n_head, size.n_embd, context, vocabulary)).parameters
+        assert found == pytest.approx(size.parameters, rel=ROUNDING)
 
 
 def test_every_size_is_a_network_the_schema_allows() -> None:

@@ -7,6 +7,10 @@ from typing import Any
 
 from gptcore.config import Preset
 from gptcore.cost import StageCost
+from gptcore.named_sizes import NAMED, PUBLISHED_AS
+
+ROUNDING = 0.005
+"""Published numbers of parameters are rounded by up to this share."""
 
 
 def block(preset: Preset, model: Mapping[str, Any], found: Mapping[str, StageCost], warnings: Sequence[str]) -> str:
@@ -14,7 +18,7 @@ def block(preset: Preset, model: Mapping[str, Any], found: Mapping[str, StageCos
     lines = [
         f"model: {_amount(model['parameters'])} parameters, {model['family']}, {model['n_layer']} layers of "
         f"{model['n_embd']}, {model['n_head']} heads, context {model['context']:,}, vocabulary "
-        f"{model['vocab_size']:,}{_asked(preset)}",
+        f"{model['vocab_size']:,}{_asked(preset)}{_published(preset, model['parameters'])}",
         f"{'training':<24} {'updates x tokens':>19} {'tokens':>8} {'FLOP':>8} {'memory':>9} {'disk':>9} "
         f"{'expected':>11}",
     ]
@@ -46,6 +50,18 @@ def _asked(preset: Preset) -> str:
     budget = f" for {dial.budget_minutes:g} minutes" if dial.budget_minutes else ""
     budget = f" for {_amount(dial.budget_tokens)} tokens" if dial.budget_tokens else budget
     return f"; size {dial.size}{budget}"
+
+
+def _published(preset: Preset, parameters: int) -> str:
+    """Where a named size has other parameters than its name promises: those, and the network that has them."""
+    name = preset.pretrain.size
+    if name not in NAMED or abs(parameters / NAMED[name].parameters - 1) < ROUNDING:
+        return ""
+    family, context, vocabulary = PUBLISHED_AS[name]
+    return (
+        f" ({_amount(NAMED[name].parameters)} as published: family {family}, context {context:,}, vocabulary "
+        f"{vocabulary:,})"
+    )
 
 
 def _amount(number: float) -> str:
