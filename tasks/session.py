@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gptcore.config import Preset
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from gptcore.config import Preset, no_counterpart
 from gptcore.hardware import resolve_device
 from gptcore.home import home, tracking_uri
 from gptcore.plan import StagePlan, make_plan, resolve_sources
@@ -306,6 +309,8 @@ def opened(
         yield _active
         return
     loaded = load_preset(preset, overrides)
+    if _display is None and flow_run.id and (unpublished := no_counterpart(loaded.model)):
+        get_run_logger().warning(unpublished)  # where nobody watches; `gptmill run` has said it
     at = home()
     every = list(stages(loaded))
     session = Session(

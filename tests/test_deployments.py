@@ -168,6 +168,30 @@ def test_a_schedule_fires_and_the_pipeline_finishes(prefect: Api, tmp_path: Path
     assert client.get_model_version_by_alias("tiny-qa", "champion").name == "tiny-qa"
 
 
+@pytest.mark.parametrize(("positions", "said"), [("rotary", 1), ("learned", 0)])
+def test_a_flow_nobody_watches_warns_of_what_will_not_be_published(
+    positions: str, said: int, prefect: Api, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text("A text, long enough to be kept in the corpus, as it seems.\n")
+    preset = {
+        "name": "small",
+        "corpus": {"sources": [{"kind": "files", "paths": [str(tmp_path / "text.txt")]}], "validation_share": 0},
+        "model": {"family": "gpt2", "positions": positions},
+    }
+    path = write_preset(tmp_path, yaml.safe_dump(preset))
+    done = subprocess.run(
+        [sys.executable, "-c", f"from flows.stages import corpus; corpus({str(path)!r})"],
+        cwd=ROOT,
+        env=environment(tmp_path / "home", PREFECT_HOME=str(tmp_path / "prefect"), PREFECT_API_URL=prefect.url),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr
+    warned = [line for line in done.stderr.splitlines() if "no class of transformers computes" in line]
+    assert len(warned) == said and all("WARNING" in line and "'corpus'" in line for line in warned), done.stderr
+
+
 def test_compose_brings_up_the_whole_set() -> None:
     compose = read("docker-compose.yml")
     services = compose["services"]
