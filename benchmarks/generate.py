@@ -30,10 +30,10 @@ import torch
 
 NEW_TOKENS = 128
 SHAPES = {
-    "gpt2": {"n_layer": 8, "n_head": 8, "n_embd": 512, "vocab_size": 8192},
-    "modern": {"n_layer": 8, "n_head": 8, "n_embd": 512, "vocab_size": 4096},
+    "gpt2": {"n_head": 8, "n_embd": 512, "vocab_size": 8192},
+    "modern": {"n_head": 8, "n_embd": 512, "vocab_size": 4096},
 }
-"""Of 30 M parameters."""
+"""Of 30 M parameters in eight layers."""
 CONTEXT = 1024
 Tokens = list[list[int]]
 
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", default="gpt2", choices=sorted(SHAPES), help="of the network (gpt2)")
+    parser.add_argument("--layers", type=int, default=8, help="of the network (8)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each (5)")
     parser.add_argument("--threads", type=int, default=2, help="of both (2)")
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS, help="to every prompt (128)")
@@ -57,7 +58,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from gptcore.model.gpt import parameter_count
     from gptcore.model.sampling import Sampling
 
-    ours = network(options.family)
+    ours = network(options.family, options.layers)
     theirs = exported(ours)
     draw, new = np.random.default_rng(1), options.new_tokens
 
@@ -110,12 +111,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {**found, **bandwidth(ours, cases["batch1"][0], new, options.rounds), "greedy_equal": equal}
 
 
-def network(family: str) -> Any:
+def network(family: str, layers: int = 8) -> Any:
     """Made-up weights, large enough that the likeliest token is no near tie."""
     from gptcore.model.families import build
     from gptcore.model.gpt import GPTConfig
 
-    model = build(GPTConfig(family, context=CONTEXT, **SHAPES[family])).initialise(0)
+    model = build(GPTConfig(family, layers, context=CONTEXT, **SHAPES[family])).initialise(0)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

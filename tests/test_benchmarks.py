@@ -57,6 +57,13 @@ def test_memory_of_every_data_stage(tmp_path: Path) -> None:
     assert found["growth_ok"] is True and found["within_limit"] is True
 
 
+@pytest.mark.parametrize("family", ["gpt2", "modern"])
+def test_generation_beside_transformers(family: str, tmp_path: Path) -> None:
+    found = found_by(tmp_path, "generate.py", "--family", family, "--layers", "1", "--rounds", "1", "--new-tokens", "4")
+    ratios = ("batch1_ratio", "batch16_ratio", "shared_prompt_ratio", "bandwidth_share")
+    assert all(found[key] > 0 for key in ratios) and found["greedy_equal"] is True
+
+
 def test_weak_scaling_of_two_processes(tmp_path: Path) -> None:
     small = ["--layers", "1", "--width", "64", "--context", "32", "--rows", "2", "--steps", "30", "--rounds", "1"]
     found = found_by(tmp_path, "scaling.py", *small)

@@ -9,7 +9,7 @@ from gptcore.model.beams import Beams
 from gptcore.model.families import build
 from gptcore.model.gpt import GPTConfig
 from gptcore.model.lookup import Lookup, Pace
-from gptcore.model.rows import for_rows, times
+from gptcore.model.passes import Passes
 from gptcore.model.sampling import Sampling
 
 CONTEXT, VOCABULARY = 24, 40
@@ -207,7 +207,7 @@ def guesses(request, model, monkeypatch):
             : draw.choice((0, 3, 3))
         ]
 
-    monkeypatch.setattr(generation.Pace, "ahead", lambda self, rows: min(3, self.most))
+    monkeypatch.setattr(generation.Pace, "ahead", lambda self, rows: 3)
     monkeypatch.setattr(generation._Row, "guess", guess)
 
 
@@ -231,13 +231,14 @@ def test_what_is_drawn_is_the_same_with_guesses(model, guesses, prompts, samples
 
 def test_an_answer_that_repeats_itself_takes_few_passes(monkeypatch):
     model = build(GPTConfig("gpt2", 2, 2, 16, 128, VOCABULARY)).initialise(5).eval()
-    passes, hidden = [], type(model).hidden
+    passes, call = [], Passes.__call__
 
-    def counted(self, ids, *more, **named):
+    def counted(self, ids, cache):
         passes.append(ids.shape[1])
-        return hidden(self, ids, *more, **named)
+        return call(self, ids, cache)
 
-    monkeypatch.setattr(type(model), "hidden", counted)
+    monkeypatch.setattr(Passes, "__call__", counted)
+    monkeypatch.setattr(generation, "WORTH_ROUNDING", 1000)
     (answer,) = generate(model, [[1, 2]], 120, set())
     assert len(set(answer[-40:])) < 10 and len(answer) == 120 and len(passes) < 60
 
@@ -254,29 +255,15 @@ def test_a_lookup_finds_what_followed():
 
 
 def test_the_pace_follows_what_was_right():
-    pace = Pace(True)
-    assert pace.ahead(1) >= 1 and pace.ahead(1000) == 0 and Pace(False).ahead(1) == 0
+    pace = Pace()
+    assert pace.ahead(1) >= 1 and pace.ahead(1000) == 0
     for _ in range(40):
         pace.learn(4, 0)
     assert sorted({pace.ahead(1) for _ in range(40)}) == [0, 1], "tried again now and then"
     for _ in range(20):
         pace.learn(7, 7)
-    assert pace.ahead(1) == pace.most == 7 and pace.ahead(8) < 7
-
-
-@pytest.mark.parametrize("rows", [1, 3, 5, 40, 100])
-def test_linear_layers_for_rows_are_linear_layers(rows):
-    draw = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(rows, 2, 20, generator=draw), torch.randn(30, 20, generator=draw)
-    for bias in (None, torch.randn(30, generator=draw)):
-        torch.testing.assert_close(times(x, weight, bias), torch.nn.functional.linear(x, weight, bias))
-
-
-def test_a_network_for_rows_shares_every_tensor(model):
-    found = for_rows(model)
-    assert {id(p) for p in found.parameters()} <= {id(p) for p in model.parameters()}
-    assert not any(type(module) is torch.nn.Linear for module in found.modules())
-    assert for_rows(found) is found
+    assert pace.ahead(1) == 7
+    assert Pace({1: 2.0}).ahead(1) == 0, "a guess that costs more than a pass"
 
 
 def test_one_beam_is_greedy(model, prompts):

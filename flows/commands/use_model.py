@@ -57,11 +57,16 @@ def _use(options: argparse.Namespace) -> None:
 
 
 def load(options: argparse.Namespace) -> LoadedModel:
-    """The MODEL of a command line."""
+    """The MODEL of a command line, ready to write."""
     import gptcore  # torch
 
     quantize: Literal["int8"] | None = "int8" if options.int8 else None
-    return gptcore.load(options.model, quantize=quantize, say=lambda line: print(line, file=sys.stderr))
+    loaded = gptcore.load(options.model, quantize=quantize, say=lambda line: print(line, file=sys.stderr))
+    from gptcore.model.step import is_compiled
+
+    if sys.stderr.isatty() and not is_compiled():
+        print("note: compiling for this processor, once (about 20 seconds)", file=sys.stderr)
+    return loaded
 
 
 def _generate(loaded: LoadedModel, text: str, options: argparse.Namespace) -> None:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor
 
 from gptcore.model.cache import Cache
+from gptcore.model.passes import Passes
 
 if TYPE_CHECKING:
     from gptcore.model.gpt import GPT
@@ -56,13 +58,28 @@ def beam_search(
     1. Of the n x V continuations enough of the likeliest are looked at for n to go on. 2. Those of the first n that
     stop are finished. 3. It ends when n are finished, and the best that goes on scores no better.
     """
-    n, device = beams.width, model.device
     room = min(max_new_tokens, model.config.context - len(prompt))
     if room < 1:
-        return [([], "length")] * n
+        return [([], "length")] * beams.width
     out_of_room: Reason = "length" if room == max_new_tokens else "context"
-    cache = Cache(model, [prompt], n, room)
-    logits = model.logits(cache.read([prompt])).float().expand(n, -1)  # (n, V)
+    passes = Passes(model)
+    cache = Cache(model, [prompt], beams.width, room, by_width=passes.by_width)
+    logits = model.logits(cache.read([prompt])).float().expand(beams.width, -1)  # (n, V)
+    with passes.alone():
+        return _search(logits, cache, passes, room, stop, beams, out_of_room)
+
+
+def _search(
+    logits: Tensor,
+    cache: Cache,
+    passes: Passes,
+    room: int,
+    stop: Collection[int],
+    beams: Beams,
+    out_of_room: Reason,
+) -> list[tuple[list[int], Reason]]:
+    """Go on from the logits behind the prompt (n, V)."""
+    n, device = beams.width, logits.device
     totals = torch.tensor([0.0] + [-torch.inf] * (n - 1), device=device)  # (n,): at first all beams are one
     written: list[list[int]] = [[] for _ in range(n)]
     finished: list[tuple[float, list[int], Reason]] = []
@@ -94,7 +111,6 @@ def beam_search(
             break
         written = [[*written[parents[rank]], int(tokens[rank])] for rank in going]
         cache.keep(torch.zeros(1, dtype=torch.long, device=device), parents[chosen][None])
-        hidden = model.hidden(tokens[chosen][:, None], cache.begin(), cache.writing)[:, 0]
+        logits = passes(tokens[chosen][:, None], cache)[:, 0]
         cache.advance()
-        logits = model.logits(hidden).float()
     return [(tokens, reason) for _, tokens, reason in finished]

@@ -22,8 +22,8 @@ from gptcore import durable
 from gptcore.model.beams import Beams, Reason, beam_search
 from gptcore.model.cache import Cache
 from gptcore.model.gpt import GPT
-from gptcore.model.lookup import Lookup, Pace
-from gptcore.model.rows import for_rows
+from gptcore.model.lookup import MOST_AHEAD, ROUNDED, Lookup, Pace
+from gptcore.model.passes import Passes, rounded
 from gptcore.model.sampling import Sampling
 
 CACHE_BYTES = {"cpu": 1 << 29, "cuda": 8 << 30}
@@ -32,6 +32,9 @@ READ_TOKENS = 8192
 """Tokens of prompts read in one pass."""
 CROWDED = 0.75
 """Rows leave the batch once no more than this share of it lives: leaving one by one would copy the cache too often."""
+
+WORTH_ROUNDING = 24
+"""Tokens to be written from which a rounded copy of the model is made to guess them."""
 
 Found = TypeVar("Found")
 
@@ -205,12 +208,30 @@ def _answer(
     one pass, a token a row and one more for each guess that was right. 3. Rows that have ended leave once there are
     many.
     """
-    device, context = model.device, model.config.context
+    context = model.config.context
     prompts, n = [group[0].prompt for group in groups], len(groups[0])
     room = max(min(group[0].limit, context - len(group[0].prompt)) for group in groups)
-    network, pace = for_rows(model), Pace(sampling.repetition_penalty is None)
-    cache = Cache(model, prompts, n, room, pace.most)
-    logits = network.logits(cache.read(prompts)).float().repeat_interleave(n, dim=0)[:, None]  # (R, 1, V)
+    passes, ahead = Passes(model), MOST_AHEAD if sampling.repetition_penalty is None else 0
+    cache = Cache(model, prompts, n, room, ahead, passes.by_width)
+    guessing = _Guessing(model, sampling, cache, room, passes.by_width) if ahead else None
+    logits = model.logits(cache.read(prompts)).float().repeat_interleave(n, dim=0)[:, None]  # (R, 1, V)
+    with passes.alone():
+        _write(groups, logits, cache, passes, guessing, stop, sampling, until, listen)
+
+
+def _write(
+    groups: list[list[_Row]],
+    logits: Tensor,
+    cache: Cache,
+    passes: Passes,
+    guessing: _Guessing | None,
+    stop: set[int],
+    sampling: Sampling,
+    until: Callable[[list[int]], bool] | None,
+    listen: Listener | None,
+) -> None:
+    """Go on from the logits behind the prompts (R, 1, V)."""
+    device, context = logits.device, passes.context
     rows = list(_flat(groups))
     seen = _seen(rows, logits) if sampling.repetition_penalty else None
     guesses: list[list[int]] = [[] for _ in rows]
@@ -223,8 +244,8 @@ def _answer(
         if begun:
             cache.advance([len(new) if row.lives else 0 for row, new in zip(rows, picked, strict=True)])
         for row, guessed, new in zip(rows, guesses, picked, strict=True):
-            if guessed:
-                pace.learn(len(guessed), len(new) - 1)
+            if guessed and guessing:
+                guessing.learn(len(guessed), len(new) - 1)
             _take(row, new, stop, until, listen, context)
         living = sum(row.lives for row in rows)
         if not living:
@@ -238,12 +259,46 @@ def _answer(
             cache.keep(kept.to(device), places.to(device))
             last, seen = [last[place] for place in flat.tolist()], None if seen is None else seen[flat.to(device)]
             rows = list(_flat(groups))
-        count = pace.ahead(len(rows))
-        guesses = [row.guess(count) if count and row.lives else [] for row in rows]
+        guesses = guessing.guess(rows, last) if guessing else [[] for _ in rows]
         width = max(map(len, guesses))
         ids = torch.tensor([[token, *g, *[0] * (width - len(g))] for token, g in zip(last, guesses, strict=True)])
-        positions = cache.begin(1 + width).clamp(max=context - 1)  # of rows that have ended, and of vain guesses
-        logits, begun = network.logits(network.hidden(ids.to(device), positions, cache.writing)).float(), True
+        logits, begun = passes(ids, cache), True
+
+
+class _Guessing:
+    """Tokens that may follow: looked up where the text repeats, else chosen by a rounded copy of the model."""
+
+    def __init__(self, model: GPT, sampling: Sampling, cache: Cache, room: int, compiled: bool) -> None:
+        self._sampling, self._cache = sampling, cache
+        self._lookup, self._rounded = Pace(), Pace(ROUNDED)
+        self._latest = self._lookup
+        worth = compiled and len(cache.counts) <= max(ROUNDED) and room >= WORTH_ROUNDING
+        self._passes = rounded(model) if worth else None
+
+    def guess(self, rows: Sequence[_Row], last: Sequence[int]) -> list[list[int]]:
+        """For each row the tokens that may follow its last; none for one that has ended."""
+        left = max(row.limit - len(row.answer.tokens) for row in rows if row.lives) - 1
+        self._latest = self._lookup
+        if count := min(self._lookup.ahead(len(rows)), left):
+            guesses = [row.guess(count) if row.lives else [] for row in rows]
+            if any(guesses):
+                return guesses
+        if self._passes is None or not (count := min(self._rounded.ahead(len(rows)), left)):
+            return [[] for _ in rows]
+        self._latest = self._rounded
+        found = [list(last)]
+        for place in range(count):
+            logits = self._passes(torch.tensor(found[-1])[:, None], self._cache)
+            found.append(_pick(self._sampling, logits, rows, place)[:, 0].tolist())
+            self._cache.advance()
+        self._cache.advance(-count)
+        return [
+            list(guessed) if row.lives else [] for row, guessed in zip(rows, zip(*found[1:], strict=True), strict=True)
+        ]
+
+    def learn(self, asked: int, right: int) -> None:
+        """Of a row's latest guesses so many were right before the first wrong one."""
+        self._latest.learn(asked, right)
 
 
 def _seen(rows: Sequence[_Row], logits: Tensor) -> Tensor:
@@ -254,12 +309,12 @@ def _seen(rows: Sequence[_Row], logits: Tensor) -> Tensor:
     return seen
 
 
-def _pick(sampling: Sampling, logits: Tensor, rows: Sequence[_Row]) -> Tensor:
-    """A token for each row and place (R, T) from logits (R, T, V)."""
+def _pick(sampling: Sampling, logits: Tensor, rows: Sequence[_Row], first: int = 0) -> Tensor:
+    """A token for each row and place (R, T), the first so many behind the last, from logits (R, T, V)."""
     if sampling.temperature is None:
         return logits.argmax(-1)
     numbers = torch.tensor(
-        [[row.number(place) for place in range(logits.shape[1])] for row in rows], dtype=torch.double
+        [[row.number(first + place) for place in range(logits.shape[1])] for row in rows], dtype=torch.double
     )
     return sampling.draw(logits.flatten(0, 1), numbers.flatten().to(logits.device)).view(logits.shape[:2])
 

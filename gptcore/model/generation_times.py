@@ -17,8 +17,9 @@ from gptcore.sizes import Shape, count
 def generation_times(model: GPT, prompt_tokens: int, new_tokens: int, rows: int, rounds: int) -> dict[str, Any]:
     """Medians over the rounds, and least and most, of greedy answers of one length to prompts made up.
 
-    time_to_first_token_s: until every prompt is read and its first token chosen. time_per_token_s: of each round of
-    one token a row after that. tokens_per_s: all new tokens over all the time. A round before the first is not counted.
+    Of the answers' medians: time_to_first_token_s, from the call on, so that answers of a later batch wait for the
+    earlier; time_per_token_s after that, None for one token. tokens_per_s: all new tokens over all the time. A round
+    before the first is not counted.
 
     ValueError where prompt and answer do not fit the context, or a number is not positive.
     """
@@ -34,20 +35,32 @@ def generation_times(model: GPT, prompt_tokens: int, new_tokens: int, rows: int,
     draw = np.random.default_rng(0)
     prompts = draw.integers(0, model.config.vocab_size, (rows, prompt_tokens)).tolist()
     found: list[tuple[float, float, float]] = []
+    later = new_tokens - 1
     for _ in range(rounds + 1):
-        stamps: list[float] = []
+        stamps: dict[int, list[float]] = {}
 
-        def listen(answer: Answer, token: int, stamps: list[float] = stamps) -> None:
-            stamps.append(time.perf_counter())
+        def listen(answer: Answer, token: int, stamps: dict[int, list[float]] = stamps) -> None:
+            stamps.setdefault(id(answer), []).append(time.perf_counter())
 
         began = time.perf_counter()
-        generate(model, prompts, new_tokens, listen=listen)
-        first, last = stamps[0] - began, stamps[-1] - began
-        found.append((first, (last - first) / max(1, new_tokens - 1), rows * new_tokens / last))
+        answers = generate(model, prompts, new_tokens, listen=listen)
+        seconds = time.perf_counter() - began
+        each = [stamps[id(answer)] for (answer,) in answers]
+        first = statistics.median(stamp[0] - began for stamp in each)
+        found.append(
+            (
+                first,
+                statistics.median((stamp[-1] - stamp[0]) / max(1, later) for stamp in each),
+                rows * new_tokens / seconds,
+            )
+        )
     names = ("time_to_first_token_s", "time_per_token_s", "tokens_per_s")
     columns = zip(names, zip(*found[1:], strict=True), strict=True)
     times = {name: (statistics.median(values), min(values), max(values)) for name, values in columns}
+    if not later:
+        del times["time_per_token_s"]
     return {
+        "time_per_token_s": None,
         **{name: _short(middle) for name, (middle, _, _) in times.items()},
         **{f"{name}_range": [_short(least), _short(most)] for name, (_, least, most) in times.items()},
         **numbers,

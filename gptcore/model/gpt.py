@@ -8,13 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, device, nn
 
 from gptcore import config
 from gptcore.model.loss import each_loss, summed_loss
+from gptcore.model.positions import Rotary
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,26 @@ class GPTConfig:
         return cls(**model.model_dump(exclude={"init"}), vocab_size=vocab_size)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a block is made of: norms and linear layers, some of which may be wrapped, and what stands between them."""
+
+    norm_1: Any
+    qkv: tuple[Any, ...]
+    """Queries, keys and values, their outputs one after the other."""
+    q_norm: Any
+    """Of each head; None without."""
+    k_norm: Any
+    out: Any
+    norm_2: Any
+    up: Any
+    activation: str
+    down: Any
+    band: int | None = None
+    post_norm: bool = False
+    """Norms stand behind the sums."""
+
+
 class Attend(Protocol):
     """How queries meet keys: within the sequence, or with those a cache remembers."""
 
@@ -72,8 +93,9 @@ class GPT(nn.Module, ABC):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        self.rotary: Rotary | None = None
         self.times_head: Callable[[Tensor], Tensor] | None = None
-        """A product with `head` that `logits` takes instead of its own (gptcore/model/int8.py, rows.py)."""
+        """A product with `head` that `logits` takes instead of its own (gptcore/model/int8.py)."""
 
     @abstractmethod
     def initialise(self, seed: int) -> GPT:
@@ -101,6 +123,21 @@ class GPT(nn.Module, ABC):
     @abstractmethod
     def stacks(self) -> dict[str, int]:
         """The matrices inside the blocks by name, and how many lie in each parameter, one below the other."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> list[Parts]:
+        """The blocks, one after the other."""
+
+    @property
+    @abstractmethod
+    def last_norm(self) -> nn.Module | None:
+        """Before the head."""
+
+    @property
+    @abstractmethod
+    def last(self) -> Any:
+        """The module whose weight is the head."""
 
     @property
     def device(self) -> device:

@@ -11,6 +11,7 @@ Letters for shapes: gptcore/model/gpt.py.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from gptcore.config import activation_of, positions_of
 from gptcore.model.attention import causal
-from gptcore.model.gpt import GPT, Attend, GPTConfig, parameter_count
+from gptcore.model.gpt import GPT, Attend, GPTConfig, Parts, parameter_count
 from gptcore.model.positions import Rotary, Turn, rotated, sinusoids, table
 
 
@@ -150,6 +151,30 @@ class GPT2(GPT):
         """Queries, keys and values lie in one."""
         names = [name for name, parameter in self.h.named_parameters(prefix="h") if parameter.dim() == 2]
         return {name: 3 if name.endswith("c_attn.weight") else 1 for name in names}
+
+    @property
+    def parts(self) -> list[Parts]:
+        """The blocks, one after the other."""
+        activation, post_norm = activation_of(self.config), self.config.family == "gpt1"
+        found = []
+        for layer, block in enumerate(self.h):
+            a: Any = block.attn
+            m: Any = block.mlp
+            qkv, band = (a.c_attn,), self.config.band(layer)
+            found.append(
+                Parts(block.ln_1, qkv, None, None, a.c_proj, block.ln_2, m.c_fc, activation, m.c_proj, band, post_norm)
+            )
+        return found
+
+    @property
+    def last_norm(self) -> nn.Module | None:
+        """None behind post-norm blocks."""
+        return None if isinstance(self.ln_f, nn.Identity) else self.ln_f
+
+    @property
+    def last(self) -> nn.Module:
+        """The token table."""
+        return self.wte
 
     def embed(self, ids: Tensor, positions: Tensor | None) -> Tensor:
         """Token table, and position table where there is one."""

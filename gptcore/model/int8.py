@@ -1,9 +1,9 @@
 """Matrices rounded to 8 bits, for use on a CPU: a quarter of the memory, and of what a new token must read of it.
 
 Each row of a matrix (one output) has a scale, which takes its largest number to 127 (Dettmers et al. 2022, section 2.1,
-absolute maxima). What is multiplied with it, and what comes out, are bfloat16: for a few rows torch has a kernel that
-reads the bytes as they are; for more the matrix is spread out. Norms, biases and position tables stay as they are. What
-it costs in bits per byte: docs/generation.md.
+absolute maxima). What is multiplied with it stays float32. A pass over a few tokens reads the bytes as they are
+(gptcore/model/step.py); over more, the matrix is spread out first. Norms, biases and position tables stay as they are.
+What it costs in bits per byte: docs/generation.md.
 """
 
 from __future__ import annotations
@@ -14,10 +14,6 @@ from torch import Tensor, nn
 
 from gptcore.model.gpt import GPT
 
-FEW_ROWS = 8
-"""Up to so many, the kernel that multiplies bytes is faster than spreading the matrix out first."""
-
-
 TOKEN_TABLES = ("wte", "tokens")
 """By the families' names; position tables are small."""
 
@@ -27,26 +23,16 @@ class Int8Matrix(nn.Module):
 
     weight: Tensor
     scale: Tensor
-    ones: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         scale = (weight.abs().amax(dim=1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)  # (O,)
         self.register_buffer("weight", (weight / scale[:, None]).round_().to(torch.int8))
         self.register_buffer("scale", scale)
-        self.register_buffer("ones", torch.ones(len(scale), dtype=torch.bfloat16), persistent=False)
 
     def times(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""
-        rows = x.reshape(-1, x.shape[-1]).bfloat16()
-        if len(rows) <= FEW_ROWS:  # its own scales would be bfloat16
-            y = torch.ops.aten._weight_int8pack_mm(rows, self.weight, self.ones)
-        elif torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            y = F.linear(rows, self.weight.bfloat16())
-        else:
-            y = F.linear(rows.float(), self.weight.float()).bfloat16()
-        out: Tensor = y.float().mul_(self.scale).view(*x.shape[:-1], -1)
-        return out
+        return F.linear(x, self.weight.float()).mul_(self.scale)
 
 
 class Int8Linear(nn.Module):

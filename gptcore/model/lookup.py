@@ -8,15 +8,17 @@ where answers copy from their prompts, or repeat themselves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 MOST_AHEAD = 7
-ROWS = 8
-"""With more rows a pass is bound by arithmetic, and there is nothing to gain."""
-COST = {1: 1.0, 2: 1.05, 4: 1.45, 8: 1.45, 16: 1.6, 32: 1.8, 64: 3.5}
+COST = {1: 1.0, 2: 1.15, 4: 1.2, 8: 1.45, 16: 2.6, 32: 4.7, 64: 9.5}
 """Time of a pass by its tokens, all rows together; straight lines between (benchmarks/RESULTS.md, "generation")."""
+FREE = {1: 0.0, 8: 0.0}
+"""Cost of a guess by lookup. With more rows a pass is bound by arithmetic, and there is nothing to gain."""
+ROUNDED = {1: 0.45, 2: 0.55, 4: 0.65}
+"""Of one by the rounded copy."""
 MEMORY = 0.9
 """Share of what was known of guesses before, when a round adds to it."""
 TRIED_EVERY = 16
@@ -55,23 +57,28 @@ class Lookup:
 class Pace:
     """How far ahead to guess: as far as pays, by how often guesses have been right."""
 
-    def __init__(self, possible: bool) -> None:
-        self.most = MOST_AHEAD if possible else 0
+    def __init__(self, guess_costs: Mapping[int, float] = FREE) -> None:
+        """guess_costs: time of a guess by the rows that guess."""
         self._right, self._asked, self._round = 1.0, 2.0, 0
+        self._costs = guess_costs
 
     def ahead(self, rows: int) -> int:
         """Guesses of the next round for each row."""
-        if rows > ROWS or not self.most:
+        if rows > max(self._costs):
             return 0
         self._round += 1
-        odds, sizes, costs = self._right / self._asked, list(COST), list(COST.values())
-        gains = [_expected(odds, n) / np.interp(rows * (1 + n), sizes, costs) for n in range(self.most + 1)]
+        odds, guess = self._right / self._asked, _between(self._costs, rows)
+        gains = [_expected(odds, n) / (_between(COST, rows * (1 + n)) + n * guess) for n in range(MOST_AHEAD + 1)]
         return max(gains.index(max(gains)), int(self._round % TRIED_EVERY == 0))
 
     def learn(self, asked: int, right: int) -> None:
         """Of a row's guesses so many were right before the first wrong one."""
         self._right = self._right * MEMORY + right
         self._asked = self._asked * MEMORY + min(asked, right + 1)
+
+
+def _between(costs: Mapping[int, float], size: int) -> float:
+    return float(np.interp(size, list(costs), list(costs.values())))
 
 
 def _expected(odds: float, guesses: int) -> float:

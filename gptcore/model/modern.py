@@ -11,6 +11,7 @@ and one more behind the token table. Letters for shapes: gptcore/model/gpt.py; H
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from gptcore.config import activation_of, positions_of
 from gptcore.model import cpu
 from gptcore.model.attention import causal
 from gptcore.model.cpu import EPSILON
-from gptcore.model.gpt import GPT, Attend, GPTConfig, parameter_count
+from gptcore.model.gpt import GPT, Attend, GPTConfig, Parts, parameter_count
 from gptcore.model.positions import Rotary, Turn, rotated, sinusoids, table
 
 HIDDEN_MULTIPLE = 32
@@ -202,6 +203,29 @@ class Modern(GPT):
         """Queries, keys and values lie in one, or keys and values where heads share them; so do gate and up."""
         names = [name for name, parameter in self.layers.named_parameters(prefix="layers") if parameter.dim() == 2]
         return {name: {"qkv": 3, "kv": 2, "gate_up": 2}.get(name.split(".")[-2], 1) for name in names}
+
+    @property
+    def parts(self) -> list[Parts]:
+        """The blocks, one after the other."""
+        activation = activation_of(self.config)
+        found = []
+        for block in self.layers:
+            a: Any = block.attention
+            m: Any = block.mlp
+            qkv = (a.q, a.kv) if a.grouped else (a.qkv,)
+            up = m.gate_up if activation == "swiglu" else m.up
+            found.append(Parts(block.norm_1, qkv, a.q_norm, a.k_norm, a.out, block.norm_2, up, activation, m.down))
+        return found
+
+    @property
+    def last_norm(self) -> nn.Module | None:
+        """Before the head."""
+        return self.norm
+
+    @property
+    def last(self) -> nn.Module:
+        """The head."""
+        return self.unembed
 
     def embed(self, ids: Tensor, positions: Tensor | None) -> Tensor:
         """Token table, and position table where there is one; rotary positions enter in attention."""

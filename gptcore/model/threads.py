@@ -1,0 +1,162 @@
+"""Threads that go through one compiled function together, and what they meet by.
+
+OpenMP starts them anew for every loop, 50 times a step; here they start once a step and meet at barriers, a microsecond
+each. What is to be done is taken piece by piece, so that a thread that the machine holds up holds up no other.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import llvmlite.binding
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+# LLVM holds itself back to half of a register of AVX-512; in these loops that costs up to half of the speed.
+if not os.environ.get("NUMBA_CPU_FEATURES"):
+    features = llvmlite.binding.get_host_cpu_features().flatten()
+    if "+avx512f" in features:
+        numba.config.CPU_NAME = llvmlite.binding.get_host_cpu_name()  # numba takes both or none
+        numba.config.CPU_FEATURES = f"{features},-prefer-256-bit"
+
+ANY_ORDER = {"nsz", "arcp", "contract", "afn", "reassoc"}
+"""Sums may be taken in any order, so that they fill registers; infinities keep their meaning."""
+
+
+def compiled(function: Kernel) -> Kernel:
+    """By numba, for calls that hold no interpreter lock; kept on disk where there is room for it."""
+    return compiled_for(None)(function)
+
+
+def compiled_for(signatures: list[str] | None) -> Callable[[Kernel], Kernel]:
+    """The same for these types alone; numba would compile a function anew for every 0 among its arguments."""
+    settings = {"fastmath": ANY_ORDER, "nogil": True, "error_model": "numpy"}
+
+    def compile_it(function: Kernel) -> Kernel:
+        try:
+            found: Kernel = numba.njit(signatures, cache=True, **settings)(function)
+        except RuntimeError:  # neither this folder nor the user's can be written
+            found = numba.njit(signatures, **settings)(function)
+        return found
+
+    return compile_it
+
+
+# Meeting
+
+ARRIVED, ABANDONED, FIRST_COUNTER = 0, 1, 2
+"""Places of a `meeting`: int64, all 0 before a step. Behind them a counter for each thing that is done together."""
+SPINS = 2000
+"""Looks at a barrier before the processor is offered to others."""
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, place: Any) -> Any:
+    struct = context.make_array(array_type)(context, builder, array)
+    return cgutils.get_item_pointer(context, builder, array_type, struct, [place])
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _add(typing: Any, array: Any, place: Any) -> Any:
+    """Add 1 to a number that other threads see; what it was."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], *arguments)
+        return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "seq_cst")
+
+    return types.int64(array, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _look(typing: Any, array: Any, place: Any) -> Any:
+    """A number that other threads change."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], *arguments)
+        return builder.load_atomic(pointer, "seq_cst", 8, typ=ir.IntType(64))
+
+    return types.int64(array, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _offer(typing: Any) -> Any:
+    """Let another thread have this processor."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.IntType(32), []), "sched_yield")
+        return builder.call(function, [])
+
+    return types.int32(), generate
+
+
+@compiled
+def take(meeting: Any, what: int) -> int:
+    """The next piece of something that is done together."""
+    found: int = _add(meeting, FIRST_COUNTER + what)
+    return found
+
+
+@compiled
+def meet(meeting: Any, threads: int, times: int) -> bool:
+    """Wait until all threads have come here so many times; False once the step is abandoned."""
+    _add(meeting, ARRIVED)
+    spins = 0
+    while _look(meeting, ARRIVED) < threads * times:
+        if _look(meeting, ABANDONED):
+            return False
+        spins += 1
+        if spins > SPINS:
+            _offer()
+    return True
+
+
+# Threads
+
+
+class Team:
+    """Threads of this process that wait for a step."""
+
+    def __init__(self) -> None:
+        self._queues: list[SimpleQueue[Callable[[int], None]]] = []
+        self._process = os.getpid()
+        self._alone = threading.Lock()
+
+    def run(self, threads: int, counters: int, step: Callable[[NDArray[np.int64], int], None]) -> None:
+        """Call step(meeting, thread) in so many threads at once, of which this is 0; all come to the last `meet`."""
+        with self._alone:
+            if self._process != os.getpid():  # a fork has this thread alone
+                self._queues, self._process = [], os.getpid()
+            while len(self._queues) < threads - 1:
+                self._hire()
+            meeting = np.zeros(FIRST_COUNTER + counters, np.int64)
+            try:
+                for queue in self._queues[: threads - 1]:
+                    queue.put(lambda thread: step(meeting, thread))
+                step(meeting, 0)
+            except BaseException:
+                meeting[ABANDONED] = 1
+                raise
+
+    def _hire(self) -> None:
+        queue: SimpleQueue[Callable[[int], None]] = SimpleQueue()
+        number = len(self._queues) + 1
+
+        def work() -> None:
+            while True:
+                queue.get()(number)
+
+        threading.Thread(target=work, name=f"generation-{number}", daemon=True).start()
+        self._queues.append(queue)
+
+
+TEAM = Team()
