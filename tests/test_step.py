@@ -151,6 +151,23 @@ def test_threads_leave_a_step_that_is_abandoned():
     assert found == [1] * 10
 
 
+def test_a_thread_that_fails_ends_the_step(monkeypatch):
+    told = []
+    monkeypatch.setattr(threading, "excepthook", lambda what: told.append(str(what.exc_value)))
+    team = Team()
+
+    def failing(meeting, thread):
+        if thread == 1:
+            raise MemoryError("no room")
+        assert not meet(meeting, 2, 1)
+
+    with pytest.raises(RuntimeError, match="a thread failed"):
+        team.run(2, 1, failing)
+    found = [0] * 10
+    team.run(2, 1, lambda meeting, thread: counting(meeting, thread, found, 2))
+    assert found == [1] * 10 and told == ["no room"]
+
+
 def test_a_forked_process_gets_threads_of_its_own():
     found = [0] * 10
     threads.TEAM.run(2, 1, lambda meeting, thread: counting(meeting, thread, found, 2))

@@ -7,6 +7,7 @@ each. What is to be done is taken piece by piece, so that a thread that the mach
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -139,13 +140,23 @@ class Team:
             while len(self._queues) < threads - 1:
                 self._hire()
             meeting = np.zeros(FIRST_COUNTER + counters, np.int64)
+
+            def go(thread: int) -> None:
+                try:
+                    step(meeting, thread)
+                except BaseException:
+                    meeting[ABANDONED] = 1  # or the others would wait for ever
+                    raise
+
             try:
                 for queue in self._queues[: threads - 1]:
-                    queue.put(lambda thread: step(meeting, thread))
-                step(meeting, 0)
+                    queue.put(go)
+                go(0)
             except BaseException:
                 meeting[ABANDONED] = 1
                 raise
+            if meeting[ABANDONED]:
+                raise RuntimeError("a thread failed in the middle of a pass; its own report stands on standard error")
 
     def _hire(self) -> None:
         queue: SimpleQueue[Callable[[int], None]] = SimpleQueue()
@@ -153,7 +164,10 @@ class Team:
 
         def work() -> None:
             while True:
-                queue.get()(number)
+                try:
+                    queue.get()(number)
+                except Exception:
+                    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
         threading.Thread(target=work, name=f"generation-{number}", daemon=True).start()
         self._queues.append(queue)
