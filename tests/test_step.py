@@ -93,6 +93,15 @@ def test_rounded_matrices_give_the_same_in_a_few_rows_and_in_many(kind, teams):
         torch.testing.assert_close(few, run(ids, caches[1]), atol=1e-4 * float(few.std()), rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "modern-shared"])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0)], ids=["greedy", "drawn"])
+def test_rounded_or_not_a_text_does_not_depend_on_the_batch(kind, sampling, teams):
+    prompts = [[1 + i, 2 + i % 3, *range(i)] for i in range(20)]
+    for model in (network(kind), quantized(network(kind))):
+        together = [a.tokens for (a,) in generate(model, prompts, 20, sampling=sampling, seed=3)]
+        assert together == [generate(model, [p], 20, sampling=sampling, seed=3)[0][0].tokens for p in prompts]
+
+
 def test_what_the_pass_does_not_know_is_left_to_torch(teams):
     model = network("gpt2")
     expected = generate(model, [[1, 2, 3]], 9)

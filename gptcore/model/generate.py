@@ -22,7 +22,7 @@ from gptcore import durable
 from gptcore.model.beams import Beams, Reason, beam_search
 from gptcore.model.cache import Cache
 from gptcore.model.gpt import GPT
-from gptcore.model.lookup import MOST_AHEAD, ROUNDED, Lookup, Pace
+from gptcore.model.lookup import MOST_AHEAD, ROUNDED, ROUNDED_ODDS, Lookup, Pace
 from gptcore.model.passes import Passes, rounded
 from gptcore.model.sampling import Sampling
 
@@ -270,7 +270,7 @@ class _Guessing:
 
     def __init__(self, model: GPT, sampling: Sampling, cache: Cache, room: int, compiled: bool) -> None:
         self._sampling, self._cache = sampling, cache
-        self._lookup, self._rounded = Pace(), Pace(ROUNDED)
+        self._lookup, self._rounded = Pace(), Pace(ROUNDED, ROUNDED_ODDS)
         self._latest = self._lookup
         worth = compiled and len(cache.counts) <= max(ROUNDED) and room >= WORTH_ROUNDING
         self._passes = rounded(model) if worth else None

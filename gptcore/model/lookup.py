@@ -19,6 +19,8 @@ FREE = {1: 0.0, 8: 0.0}
 """Cost of a guess by lookup. With more rows a pass is bound by arithmetic, and there is nothing to gain."""
 ROUNDED = {1: 0.45, 2: 0.55, 4: 0.65}
 """Of one by the rounded copy."""
+ROUNDED_ODDS = 0.85
+"""That such a one is right."""
 MEMORY = 0.9
 """Share of what was known of guesses before, when a round adds to it."""
 TRIED_EVERY = 16
@@ -57,9 +59,9 @@ class Lookup:
 class Pace:
     """How far ahead to guess: as far as pays, by how often guesses have been right."""
 
-    def __init__(self, guess_costs: Mapping[int, float] = FREE) -> None:
-        """guess_costs: time of a guess by the rows that guess."""
-        self._right, self._asked, self._round = 1.0, 2.0, 0
+    def __init__(self, guess_costs: Mapping[int, float] = FREE, odds: float = 0.5) -> None:
+        """guess_costs: time of a guess by the rows that guess. odds: that a guess is right, until more is known."""
+        self._right, self._asked, self._round = 2 * odds, 2.0, 0
         self._costs = guess_costs
 
     def ahead(self, rows: int) -> int:
