@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import moved
 from safetensors.torch import load_file, save_file
 
 from gptcore import config
@@ -34,15 +35,6 @@ KINDS = {
 def model(request):
     family = request.param.split("-")[0]
     return moved(build(dataclasses.replace(SHAPE, family=family, **KINDS[request.param])).initialise(3)).eval()
-
-
-def moved(model):
-    """Weights away from the zeros and ones they start at, so that each one matters."""
-    draw = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.1)
-    return model
 
 
 @pytest.fixture

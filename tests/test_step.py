@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from networks import moved
 
 from gptcore.model import generate as generation
 from gptcore.model import passes, step, threads
@@ -32,15 +33,10 @@ KINDS = {
 }
 
 
-def network(kind, width=20, vocabulary=45):
-    """Four heads of an odd number of pairs, so that no loop comes out even."""
-    family = kind.split("-")[0]
-    model = build(GPTConfig(family, 2, 2, width, 24, vocabulary, **KINDS[kind])).initialise(5)
-    draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.3)
-    return model.eval()
+def network(kind):
+    """Two heads of ten, a vocabulary of 45: no loop comes out even."""
+    shape = GPTConfig(kind.split("-")[0], 2, 2, 20, 24, 45, **KINDS[kind])
+    return moved(build(shape).initialise(5), 0.3).eval()
 
 
 @pytest.fixture(params=[1, 3])
@@ -160,9 +156,7 @@ def test_threads_leave_a_step_that_is_abandoned():
     assert found == [1] * 10
 
 
-def test_a_thread_that_fails_ends_the_step(monkeypatch):
-    told = []
-    monkeypatch.setattr(threading, "excepthook", lambda what: told.append(str(what.exc_value)))
+def test_a_thread_that_fails_ends_the_step():
     team = Team()
 
     def failing(meeting, thread):
@@ -170,11 +164,11 @@ def test_a_thread_that_fails_ends_the_step(monkeypatch):
             raise MemoryError("no room")
         assert not meet(meeting, 2, 1)
 
-    with pytest.raises(RuntimeError, match="a thread failed"):
+    with pytest.raises(MemoryError, match="no room"):
         team.run(2, 1, failing)
     found = [0] * 10
     team.run(2, 1, lambda meeting, thread: counting(meeting, thread, found, 2))
-    assert found == [1] * 10 and told == ["no room"]
+    assert found == [1] * 10
 
 
 def test_a_forked_process_gets_threads_of_its_own():
@@ -244,8 +238,8 @@ def test_a_rounded_copy_guesses_and_changes_nothing(kind, sampling, samples, ask
 def test_the_copy_follows_the_weights():
     model = network("gpt2")
     first = passes.rounded(model)
-    assert first is not None and passes.rounded(model) is first
+    assert passes.rounded(model) is first
     with torch.no_grad():
         model.wte.weight.mul_(2)
     assert passes.rounded(model) is not first
-    assert passes.rounded(quantized(network("gpt2"))) is None
+    assert passes.Passes(model).faster_rounded and not passes.Passes(quantized(network("gpt2"))).faster_rounded

@@ -19,23 +19,6 @@ from gptcore.model.attention import causal
 from gptcore.model.gpt import GPT
 from gptcore.model.packed import PackedAttention
 
-SHORTER = 0.7
-"""Rows this much shorter than those they stand beside are attended to apart: what is not there need not be read."""
-WORTH_BYTES = 1 << 20
-"""Of keys and values in a layer that this must spare."""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Rows that are attended to together, and what they see of their stores."""
-
-    first: int
-    end: int
-    reach: int
-    """Places of a store that any of them sees, from the first on."""
-    mask: Tensor | None
-    """To be added to scores, (rows, 1, T, reach); None where all is seen."""
-
 
 @dataclass(frozen=True)
 class _Step:
@@ -45,7 +28,10 @@ class _Step:
     """The place of the first in every store, and the others follow; None where rows differ."""
     places: Tensor
     """(R, T)."""
-    parts: list[_Part]
+    reach: int
+    """Places of a store that any row sees, from the first on."""
+    mask: Tensor | None
+    """To be added to scores, (R or 1, 1, T, reach); None where all is seen."""
     prompt_mask: Tensor | None
     """Where prompts stand apart: to be added to their scores, (G, 1, n, 1, T, L)."""
 
@@ -166,22 +152,12 @@ class Cache:
             values[rows, :, step.places] = v.transpose(1, 2)
         if not self.joined:
             return self._beside_prompts(layer, q, step)
-        each = [
-            _attended(
-                q[part.first : part.end],
-                keys[part.first : part.end, :, : part.reach],
-                values[part.first : part.end, :, : part.reach],
-                part.mask,
-            )
-            for part in step.parts
-        ]
-        return each[0] if len(each) == 1 else torch.cat(each)
+        return _attended(q, keys[:, :, : step.reach], values[:, :, : step.reach], step.mask)
 
     def _beside_prompts(self, layer: int, q: Tensor, step: _Step) -> Tensor:
         """Attention to a prompt that n rows share, and to each row's own."""
         keys, values = self._by_place(self._read[layer])
         own_keys, own_values = self._by_place(self._own[layer])
-        (part,) = step.parts
         groups, n, (rows, heads, length, width) = len(self.lengths), self.copies, q.shape
         shared = keys.shape[1]
         each = heads // shared  # query heads that share a head of keys and values
@@ -198,15 +174,15 @@ class Cache:
         of_prompt = apart(together(q) @ keys.transpose(2, 3))  # (G, n, H_kv, each, T, L)
         if step.prompt_mask is not None:
             of_prompt = of_prompt + step.prompt_mask
-        own = q.reshape(rows, shared, each * length, width) @ own_keys[:, :, : part.reach].transpose(2, 3)
-        own = own.view(rows, shared, each, length, part.reach)
-        if part.mask is not None:
-            own = own + part.mask[:, None]
-        scores = torch.cat([of_prompt, own.view(groups, n, shared, each, length, part.reach)], dim=-1)
+        own = q.reshape(rows, shared, each * length, width) @ own_keys[:, :, : step.reach].transpose(2, 3)
+        own = own.view(rows, shared, each, length, step.reach)
+        if step.mask is not None:
+            own = own + step.mask[:, None]
+        scores = torch.cat([of_prompt, own.view(groups, n, shared, each, length, step.reach)], dim=-1)
         odds = scores.softmax(-1)
-        read = odds.shape[-1] - part.reach
+        read = odds.shape[-1] - step.reach
         y = apart(together(odds[..., :read]) @ values)
-        of_own = odds[..., read:].reshape(rows, shared, each * length, part.reach) @ own_values[:, :, : part.reach]
+        of_own = odds[..., read:].reshape(rows, shared, each * length, step.reach) @ own_values[:, :, : step.reach]
         y = y + of_own.view(y.shape)
         return y.reshape(rows, heads, length, width)
 
@@ -215,40 +191,24 @@ class Cache:
         slots = self._next % places
         first = self._newest[0] - tokens
         together = all(newest == self._newest[0] for newest in self._newest) and first % places + tokens <= places
-        parts = [self._part(band, a, b, tokens) for a, b in self._cuts(band)]
-        mask = None if self.joined else self._prompt_mask(band)
-        return _Step(first % places if together else None, slots, parts, mask)
+        reach = min(places, max(self._newest))
+        prompt_mask = None if self.joined else self._prompt_mask(band)
+        return _Step(first % places if together else None, slots, reach, self._mask(band, tokens, reach), prompt_mask)
 
-    def _cuts(self, band: int | None) -> list[tuple[int, int]]:
-        """Runs of rows of not too unequal lengths."""
-        if not self.joined or band is not None or len(self.counts) == 1:
-            return [(0, len(self.counts))]
-        c = self.model.config
-        token_bytes = 8 * (c.n_kv_head or c.n_head) * (c.n_embd // c.n_head)
-        most = max(self._newest)
-        cuts, first, longest = [], 0, 0
-        for row, newest in enumerate(self._newest):
-            own, spared = (row - first) * longest * token_bytes, (row - first) * (most - longest) * token_bytes
-            if newest > longest <= SHORTER * most and min(own, spared) >= WORTH_BYTES:
-                cuts.append((first, row))
-                first, longest = row, 0
-            longest = max(longest, newest)
-        return [*cuts, (first, len(self.counts))]
-
-    def _part(self, band: int | None, first: int, end: int, tokens: int) -> _Part:
-        places, newest = self._places(band), self._newest[first:end]
-        reach, equal = min(places, max(newest)), min(newest) == max(newest)
-        all_seen = equal and tokens == 1 and (band is None or places <= band or newest[0] <= band)
-        if all_seen:
-            return _Part(first, end, reach, None)
-        queries = self._next[first:end] if not equal else self._next[first : first + 1]  # (rows or 1, T)
+    def _mask(self, band: int | None, tokens: int, reach: int) -> Tensor | None:
+        """Of the rows' own stores; None where every row sees all of `reach`."""
+        places, newest = self._places(band), self._newest
+        equal = min(newest) == max(newest)
+        if equal and tokens == 1 and (band is None or places <= band or newest[0] <= band):
+            return None
+        queries = self._next[:1] if equal else self._next  # (R or 1, T)
         last = queries[:, -1:]
-        held = last - (last - torch.arange(reach, device=last.device)) % places  # (rows, reach): whose key stands there
-        back = queries[:, :, None] - held[:, None]  # (rows, T, reach)
+        held = last - (last - torch.arange(reach, device=last.device)) % places  # (R or 1, reach): whose key is there
+        back = queries[:, :, None] - held[:, None]  # (R or 1, T, reach)
         seen = (back >= 0) & (held >= 0)[:, None]
         if band is not None:
             seen &= back < band
-        return _Part(first, end, reach, _added(seen)[:, None])
+        return _added(seen)[:, None]
 
     def _prompt_mask(self, band: int | None) -> Tensor | None:
         """Of the columns of prompts, which end in the last one."""

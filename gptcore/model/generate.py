@@ -186,7 +186,7 @@ def _generators(prompts: Sequence[Sequence[int]], seed: int, samples: int) -> li
     seen: Counter[bytes] = Counter()
     draws = []
     for prompt in prompts:
-        digest = hashlib.sha256(durable.canonical_json([seed, list(prompt)])).digest()
+        digest = hashlib.sha256(durable.canonical_json([seed, prompt])).digest()
         for _ in range(samples):
             key = int.from_bytes(digest[:16], "little") + seen[digest]
             draws.append(np.random.Generator(np.random.Philox(key=key % (1 << 128))))
@@ -213,7 +213,7 @@ def _answer(
     room = max(min(group[0].limit, context - len(group[0].prompt)) for group in groups)
     passes, ahead = Passes(model), MOST_AHEAD if sampling.repetition_penalty is None else 0
     cache = Cache(model, prompts, n, room, ahead, passes.by_width)
-    guessing = _Guessing(model, sampling, cache, room, passes.by_width) if ahead else None
+    guessing = _Guessing(model, passes, sampling, cache, room) if ahead else None
     logits = model.logits(cache.read(prompts)).float().repeat_interleave(n, dim=0)[:, None]  # (R, 1, V)
     with passes.alone():
         _write(groups, logits, cache, passes, guessing, stop, sampling, until, listen)
@@ -268,11 +268,11 @@ def _write(
 class _Guessing:
     """Tokens that may follow: looked up where the text repeats, else chosen by a rounded copy of the model."""
 
-    def __init__(self, model: GPT, sampling: Sampling, cache: Cache, room: int, compiled: bool) -> None:
+    def __init__(self, model: GPT, passes: Passes, sampling: Sampling, cache: Cache, room: int) -> None:
         self._sampling, self._cache = sampling, cache
         self._lookup, self._rounded = Pace(), Pace(ROUNDED, ROUNDED_ODDS)
         self._latest = self._lookup
-        worth = compiled and len(cache.counts) <= max(ROUNDED) and room >= WORTH_ROUNDING
+        worth = passes.faster_rounded and len(cache.counts) <= max(ROUNDED) and room >= WORTH_ROUNDING
         self._passes = rounded(model) if worth else None
 
     def guess(self, rows: Sequence[_Row], last: Sequence[int]) -> list[list[int]]:

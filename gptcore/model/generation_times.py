@@ -34,8 +34,7 @@ def generation_times(model: GPT, prompt_tokens: int, new_tokens: int, rows: int,
         )
     draw = np.random.default_rng(0)
     prompts = draw.integers(0, model.config.vocab_size, (rows, prompt_tokens)).tolist()
-    found: list[tuple[float, float, float]] = []
-    later = new_tokens - 1
+    found: dict[str, list[float]] = {"time_to_first_token_s": [], "time_per_token_s": [], "tokens_per_s": []}
     for _ in range(rounds + 1):
         stamps: dict[int, list[float]] = {}
 
@@ -46,23 +45,15 @@ def generation_times(model: GPT, prompt_tokens: int, new_tokens: int, rows: int,
         answers = generate(model, prompts, new_tokens, listen=listen)
         seconds = time.perf_counter() - began
         each = [stamps[id(answer)] for (answer,) in answers]
-        first = statistics.median(stamp[0] - began for stamp in each)
-        found.append(
-            (
-                first,
-                statistics.median((stamp[-1] - stamp[0]) / max(1, later) for stamp in each),
-                rows * new_tokens / seconds,
-            )
-        )
-    names = ("time_to_first_token_s", "time_per_token_s", "tokens_per_s")
-    columns = zip(names, zip(*found[1:], strict=True), strict=True)
-    times = {name: (statistics.median(values), min(values), max(values)) for name, values in columns}
-    if not later:
-        del times["time_per_token_s"]
+        found["time_to_first_token_s"].append(statistics.median(stamp[0] - began for stamp in each))
+        found["tokens_per_s"].append(rows * new_tokens / seconds)
+        if new_tokens > 1:
+            after = statistics.median(stamp[-1] - stamp[0] for stamp in each)
+            found["time_per_token_s"].append(after / (new_tokens - 1))
+    times = {name: values[1:] for name, values in found.items()}
     return {
-        "time_per_token_s": None,
-        **{name: _short(middle) for name, (middle, _, _) in times.items()},
-        **{f"{name}_range": [_short(least), _short(most)] for name, (_, least, most) in times.items()},
+        **{name: _short(statistics.median(values)) if values else None for name, values in times.items()},
+        **{f"{name}_range": [_short(min(values)), _short(max(values))] for name, values in times.items() if values},
         **numbers,
         "parameters": count(Shape.like(model.config)).parameters,
         "device": str(model.device),

@@ -110,9 +110,10 @@ class GPT(nn.Module, ABC):
         """The residual stream (B, T, C) -> last hidden states (B, T, C)."""
 
     @property
-    @abstractmethod
     def head(self) -> Tensor:
         """The weights (V, C) that turn a hidden state into logits."""
+        weight: Tensor = self.last.weight
+        return weight
 
     @property
     @abstractmethod

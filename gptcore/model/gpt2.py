@@ -137,11 +137,6 @@ class GPT2(GPT):
         return self
 
     @property
-    def head(self) -> Tensor:
-        """The token table."""
-        return self.wte.weight
-
-    @property
     def multiplied(self) -> int:
         """All but the position table; the token table stays, being the head."""
         return parameter_count(self) - (self.wpe.weight.numel() if isinstance(self.wpe, nn.Embedding) else 0)

@@ -188,11 +188,6 @@ class Modern(GPT):
         return self
 
     @property
-    def head(self) -> Tensor:
-        """A matrix of its own."""
-        return self.unembed.weight
-
-    @property
     def multiplied(self) -> int:
         """All but the token table and the position table."""
         tables = (self.tokens, self.places)
@@ -224,7 +219,7 @@ class Modern(GPT):
 
     @property
     def last(self) -> nn.Module:
-        """The head."""
+        """A matrix of its own."""
         return self.unembed
 
     def embed(self, ids: Tensor, positions: Tensor | None) -> Tensor:

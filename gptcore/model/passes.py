@@ -15,14 +15,17 @@ from torch import Tensor
 
 from gptcore.model.cache import Cache
 from gptcore.model.gpt import GPT
-from gptcore.model.int8 import Int8Linear, quantized
+from gptcore.model.int8 import quantized
 
 FEW = 64
 """Tokens, all rows together, up to which the compiled pass is the faster (benchmarks/RESULTS.md, "generation")."""
 
 
 class Passes:
-    """What reads the next tokens of every row. `by_width` is how its cache must lie in memory."""
+    """What reads the next tokens of every row. `by_width` is how its cache must lie in memory.
+
+    faster_rounded: whether a rounded copy would be faster.
+    """
 
     def __init__(self, model: GPT) -> None:
         self.context, self._threads = model.config.context, torch.get_num_threads()
@@ -32,6 +35,7 @@ class Passes:
 
             self._few = Step(model, self._threads) if fits(model) else None
         self.by_width = self._few is not None
+        self.faster_rounded = self.by_width and model.times_head is None  # is not rounded yet
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -66,21 +70,15 @@ class Passes:
 _ROUNDED: WeakKeyDictionary[GPT, tuple[list[int], Passes]] = WeakKeyDictionary()
 
 
-def rounded(model: GPT) -> Passes | None:
-    """Passes of the model rounded to 8 bits, over the model's own cache; None where they would be no faster.
+def rounded(model: GPT) -> Passes:
+    """Passes of the model rounded to 8 bits, over the model's own cache.
 
     Made once, and again when the weights have changed; a quarter of the model's memory.
     """
-    if (
-        model.device.type != "cpu"
-        or model.times_head is not None
-        or any(isinstance(m, Int8Linear) for m in model.modules())
-    ):
-        return None
     versions = [torch.get_num_threads(), *(parameter._version for parameter in model.parameters())]
     found = _ROUNDED.get(model)
     if found is None or found[0] != versions:
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         found = versions, Passes(quantized(copy.deepcopy(model, shared).eval()))
         _ROUNDED[model] = found
-    return found[1] if found[1].by_width else None
+    return found[1]

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numba import carray, types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ from gptcore.model.cpu import EPSILON
 from gptcore.model.gpt import GPT
 from gptcore.model.int8 import Int8Linear, Int8Table
 from gptcore.model.kernels import activate, multiplied, norm, scores, softmax, turn
-from gptcore.model.threads import TEAM, compiled, meet, take
+from gptcore.model.threads import TEAM, compiled, emitted, meet, take
 
 Whole = NDArray[np.int64]
 
@@ -63,7 +62,7 @@ def _pointer(number: Any) -> Any:
 
         return types.CPointer(number)(types.int64), generate
 
-    return intrinsic(typed)
+    return emitted(typed)
 
 
 _floats, _bytes, _ints = _pointer(types.float32), _pointer(types.int8), _pointer(types.int32)
@@ -258,8 +257,14 @@ def fits(model: GPT) -> bool:
 
 def is_compiled() -> bool:
     """Whether an earlier process has left the function on disk; to compile it takes about 20 seconds."""
-    folder = _step.stats.cache_path  # type: ignore[attr-defined]
+    dispatcher: Any = _step
+    folder = dispatcher.stats.cache_path
     return folder is not None and any(Path(folder).glob("step._step-*.nbi"))
+
+
+def _op(*line: int) -> list[int]:
+    """An operation's line."""
+    return [*line, *[0] * (FIELDS - len(line))]
 
 
 class Step:
@@ -276,7 +281,7 @@ class Step:
         self._qkv = c + 2 * self._shared * self._head_width
         turns = (None, None) if (r := model.rotary) is None else (r.cosines, r.sines)
         self._turns = 0 if r is None else config.context, *(self._address(table) for table in turns)
-        meet = self._op(MEET)
+        meet = _op(MEET)
         ops = []
         for layer, p in enumerate(model.parts):
             read = STREAM if p.post_norm else WORK
@@ -289,14 +294,14 @@ class Step:
             gains = (self._address(None if n is None else n.weight) for n in (p.q_norm, p.k_norm))
             ops += [
                 meet,
-                self._op(ATTEND, layer, p.band or 0, *gains),
+                _op(ATTEND, layer, p.band or 0, *gains),
                 meet,
                 self._product(p.out, ATTENDED, SUMMAND, c),
             ]
-            ops += [meet, self._op(ADD, SUMMAND, STREAM)]
+            ops += [meet, _op(ADD, SUMMAND, STREAM)]
             ops.append(self._norm(p.norm_1, STREAM, STREAM) if p.post_norm else self._norm(p.norm_2, STREAM, WORK))
             ops += [self._product(p.up, read, HIDDEN, self._inner, 0, ACTIVATIONS[p.activation]), meet]
-            ops += [self._product(p.down, HIDDEN, SUMMAND, c), meet, self._op(ADD, SUMMAND, STREAM)]
+            ops += [self._product(p.down, HIDDEN, SUMMAND, c), meet, _op(ADD, SUMMAND, STREAM)]
             if p.post_norm:
                 ops.append(self._norm(p.norm_2, STREAM, STREAM))
         if model.last_norm is not None:
@@ -307,12 +312,9 @@ class Step:
         self._threads = threads if (products[:, OUTPUTS] * products[:, INPUTS]).sum() >= WORTH_THREADS else 1
         self._attends = np.flatnonzero(self._ops[:, KIND] == ATTEND)
 
-    def _op(self, *line: int) -> list[int]:
-        return [*line, *[0] * (FIELDS - len(line))]
-
     def _norm(self, layer: Any, x: int, y: int) -> list[int]:
         bias = self._address(getattr(layer, "bias", None))
-        return self._op(NORM, x, y, self._address(layer.weight), bias, int(isinstance(layer, nn.LayerNorm)))
+        return _op(NORM, x, y, self._address(layer.weight), bias, int(isinstance(layer, nn.LayerNorm)))
 
     def _product(
         self, layer: Any, x: int, y: int, width: int, column: int = 0, activation: int = kernels.NONE
@@ -320,9 +322,7 @@ class Step:
         """Of a linear layer or a token table. width: columns of y."""
         rounded, bias = isinstance(layer, Int8Linear | Int8Table), self._address(getattr(layer, "bias", None))
         kind, scale = (PRODUCT_INT8, self._address(layer.matrix.scale)) if rounded else (PRODUCT, 0)
-        return self._op(
-            kind, x, y, self._address(layer.weight), bias, scale, *layer.weight.shape, activation, width, column
-        )
+        return _op(kind, x, y, self._address(layer.weight), bias, scale, *layer.weight.shape, activation, width, column)
 
     def _address(self, tensor: Tensor | None) -> int:
         """Of its first number; 0 for none."""
@@ -337,14 +337,12 @@ class Step:
         last = config.context - 1  # rows that have ended, and vain guesses, may stand beyond
         start = self._model.embed(ids, cache.begin(tokens).clamp_(max=last)).flatten(0, 1)  # (N, C)
         ops, columns = self._ops.copy(), 0
-        for op in ops[self._attends]:
-            stores = cache.stores(op[LAYER])
-            columns = max(columns, sum(store.shape[3] for store in stores[::2]))
         for place in self._attends:
             keys, values, *prompts = cache.stores(ops[place, LAYER])
             ops[place, KEYS : PLACES + 1] = keys.data_ptr(), values.data_ptr(), keys.shape[3]
             if prompts:
                 ops[place, PROMPT_KEYS:] = prompts[0].data_ptr(), prompts[1].data_ptr(), prompts[0].shape[3]
+            columns = max(columns, int(ops[place, PLACES] + ops[place, COLUMNS]))
         threads = self._threads
         queries = len(cache.counts) // len(cache.lengths) * tokens * (config.n_head // self._shared)
         (rows, c), d = start.shape, self._head_width

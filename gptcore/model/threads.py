@@ -7,7 +7,6 @@ each. What is to be done is taken piece by piece, so that a thread that the mach
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -23,6 +22,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+emitted: Callable[[Callable[..., Any]], Callable[..., Any]] = intrinsic
+"""For a function that writes LLVM's instructions itself, what numba has no word for."""
 
 # LLVM holds itself back to half of a register of AVX-512; in these loops that costs up to half of the speed.
 if not os.environ.get("NUMBA_CPU_FEATURES"):
@@ -67,7 +68,7 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, place: Any
     return cgutils.get_item_pointer(context, builder, array_type, struct, [place])
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@emitted
 def _add(typing: Any, array: Any, place: Any) -> Any:
     """Add 1 to a number that other threads see; what it was."""
 
@@ -78,7 +79,7 @@ def _add(typing: Any, array: Any, place: Any) -> Any:
     return types.int64(array, types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@emitted
 def _look(typing: Any, array: Any, place: Any) -> Any:
     """A number that other threads change."""
 
@@ -89,7 +90,7 @@ def _look(typing: Any, array: Any, place: Any) -> Any:
     return types.int64(array, types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@emitted
 def _offer(typing: Any) -> Any:
     """Let another thread have this processor."""
 
@@ -133,30 +134,33 @@ class Team:
         self._alone = threading.Lock()
 
     def run(self, threads: int, counters: int, step: Callable[[NDArray[np.int64], int], None]) -> None:
-        """Call step(meeting, thread) in so many threads at once, of which this is 0; all come to the last `meet`."""
+        """Call step(meeting, thread) in so many threads at once, of which this is 0; all come to the last `meet`.
+
+        Raises what any of them raises.
+        """
         with self._alone:
             if self._process != os.getpid():  # a fork has this thread alone
                 self._queues, self._process = [], os.getpid()
             while len(self._queues) < threads - 1:
                 self._hire()
-            meeting = np.zeros(FIRST_COUNTER + counters, np.int64)
+            meeting, failures = np.zeros(FIRST_COUNTER + counters, np.int64), []
 
             def go(thread: int) -> None:
                 try:
                     step(meeting, thread)
-                except BaseException:
-                    meeting[ABANDONED] = 1  # or the others would wait for ever
-                    raise
+                except BaseException as error:  # raised below; the others must not wait for ever
+                    failures.append(error)
+                    meeting[ABANDONED] = 1
 
             try:
                 for queue in self._queues[: threads - 1]:
                     queue.put(go)
-                go(0)
+                step(meeting, 0)
             except BaseException:
                 meeting[ABANDONED] = 1
                 raise
-            if meeting[ABANDONED]:
-                raise RuntimeError("a thread failed in the middle of a pass; its own report stands on standard error")
+            if failures:
+                raise failures[0]
 
     def _hire(self) -> None:
         queue: SimpleQueue[Callable[[int], None]] = SimpleQueue()
@@ -164,10 +168,7 @@ class Team:
 
         def work() -> None:
             while True:
-                try:
-                    queue.get()(number)
-                except Exception:
-                    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+                queue.get()(number)
 
         threading.Thread(target=work, name=f"generation-{number}", daemon=True).start()
         self._queues.append(queue)
