@@ -6,7 +6,7 @@ same prompts by turns, so that a slow minute of the machine does not fall on one
 1. batch1: one prompt of 128 tokens and 128 new ones. 2. batch16: prompts of 16 to 256 tokens, 128 new ones each.
 3. shared_prompt: eight samples of one prompt of 512 tokens, 128 new ones each. 4. bandwidth_share: the bytes of weights
 that a new token needs, over those that the machine reads from memory in the same time; measured on batch1 without its
-prompt.
+prompt. stolen_share is the part of the processors' time that other machines on the same hardware took.
 
 A ratio is transformers' median time over ours, over the rounds. The greedy tokens of 1 and 2 are compared
 (greedy_equal); transformers pads prompts of unequal length on the left, as it must. One JSON object last.
@@ -61,6 +61,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     ours = network(options.family, options.layers)
     theirs = exported(ours)
     draw, new = np.random.default_rng(1), options.new_tokens
+    before = processor_ticks()
 
     def prompts(*lengths: int) -> Tokens:
         return [draw.integers(0, ours.config.vocab_size, length).tolist() for length in lengths]
@@ -108,7 +109,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             f"{name}_tokens_per_s": round(rows * new / statistics.median(times[0]), 1),
         }
         print(f"{name}: {found[f'{name}_ratio']} x transformers", file=sys.stderr)
-    return {**found, **bandwidth(ours, cases["batch1"][0], new, options.rounds), "greedy_equal": equal}
+    found |= bandwidth(ours, cases["batch1"][0], new, options.rounds)
+    stolen, ticks = processor_ticks() - before
+    return {**found, "stolen_share": round(stolen / ticks, 3) if ticks else None, "greedy_equal": equal}
 
 
 def network(family: str, layers: int = 8) -> Any:
@@ -182,6 +185,16 @@ def bandwidth(model: Any, prompt: Tokens, new: int, rounds: int) -> dict[str, An
         "first_token_ms": round(1000 * statistics.median(starting), 3),
         "memory_gb_per_s": round(memory / 1e9, 2),
     }
+
+
+def processor_ticks() -> Any:
+    """Of all processors since they started: those that another machine on the same hardware took, and all; Linux."""
+    try:
+        numbers = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]  # proc(5): user to steal
+    except OSError:
+        return np.zeros(2, int)
+    ticks = np.array(numbers, int)
+    return np.array([ticks[-1], ticks.sum()])
 
 
 def rounded(times: Sequence[float]) -> list[float]:

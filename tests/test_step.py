@@ -56,7 +56,7 @@ def test_the_logits_are_those_of_torch(kind, copies, prompts, teams):
     model, rows = network(kind), copies * len(prompts)
     draw = torch.Generator().manual_seed(0)
     with torch.inference_mode():
-        plain, compiled = Cache(model, prompts, copies, 9, 2), Cache(model, prompts, copies, 9, 2, by_width=True)
+        plain, compiled = Cache(model, prompts, copies, 9, 2), Cache(model, prompts, copies, 9, 2)
         assert torch.equal(plain.read(prompts), compiled.read(prompts))
         run = Step(model, torch.get_num_threads())
         for tokens, advance in (
@@ -79,7 +79,7 @@ def test_rounded_matrices_give_the_same_in_a_few_rows_and_in_many(kind, teams):
     assert fits(model)
     prompts, draw = [[1, 2, 3]], torch.Generator().manual_seed(0)
     with torch.inference_mode():
-        caches = [Cache(model, prompts, 1, 9, 2, by_width=True) for _ in range(2)]
+        caches = [Cache(model, prompts, 1, 9, 2) for _ in range(2)]
         for cache in caches:
             cache.read(prompts)
         ids = torch.randint(0, 45, (1, 3), generator=draw)
@@ -101,7 +101,7 @@ def test_rounded_or_not_a_text_does_not_depend_on_the_batch(kind, sampling, team
 def test_what_the_pass_does_not_know_is_left_to_torch(teams):
     model = network("gpt2")
     expected = generate(model, [[1, 2, 3]], 9)
-    assert fits(model) and passes.Passes(model).by_width
+    assert fits(model) and passes.Passes(model).faster_rounded
     wrapped = network("gpt2")
     wrapped.h[0].mlp.c_fc = torch.nn.Sequential(wrapped.h[0].mlp.c_fc)
     wrapped.h[0].mlp.c_fc.weight = wrapped.h[0].mlp.c_fc[0].weight

@@ -63,7 +63,7 @@ def beam_search(
         return [([], "length")] * beams.width
     out_of_room: Reason = "length" if room == max_new_tokens else "context"
     passes = Passes(model)
-    cache = Cache(model, [prompt], beams.width, room, by_width=passes.by_width)
+    cache = Cache(model, [prompt], beams.width, room)
     logits = model.logits(cache.read([prompt])).float().expand(beams.width, -1)  # (n, V)
     with passes.alone():
         return _search(logits, cache, passes, room, stop, beams, out_of_room)

@@ -46,13 +46,8 @@ class Cache:
         copies: int,
         room: int,
         ahead: int = 0,
-        by_width: bool = False,
     ) -> None:
-        """copies: n. room: tokens that a row may write. ahead: tokens beside one that it may read at once.
-
-        by_width: (..., D, places) is how keys and values lie in memory, in place of (..., places, D).
-        """
-        self._by_width = by_width
+        """copies: n. room: tokens that a row may write. ahead: tokens beside one that it may read at once."""
         self.model, self.copies, self.ahead = model, copies, ahead
         self.lengths = [len(prompt) for prompt in prompts]  # (G,)
         self.longest = max(self.lengths)
@@ -60,8 +55,8 @@ class Cache:
         self.size = room + ahead + 1 + (self.longest if self.joined else 0)
         self.counts = list(self.lengths) if self.joined else [0] * (len(prompts) * copies)
         """Of tokens in each row's store, (R,)."""
-        self._read: list[tuple[Tensor, Tensor]] = []  # by layer, as in memory; prompts end in the last column
-        self._own: list[tuple[Tensor, Tensor]] = []  # by layer, as in memory
+        self._read: list[tuple[Tensor, Tensor]] = []  # by layer; prompts end in the last column
+        self._own: list[tuple[Tensor, Tensor]] = []  # by layer
         self._steps: dict[int | None, _Step] = {}
 
     # The prompts
@@ -85,34 +80,27 @@ class Cache:
     def _reading(self, layer: int, q: Tensor, k: Tensor, v: Tensor, band: int | None) -> Tensor:
         """Attention within the prompts (1, H, N, D), whose keys and values are kept."""
         places = self._places(band)
-        shape = (k.shape[3], places) if self._by_width else (places, k.shape[3])
-        own = k.new_zeros(len(self.counts), k.shape[1], *shape)  # what is masked is still multiplied by 0
+        own = k.new_zeros(len(self.counts), k.shape[1], places, k.shape[3])  # what is masked is still multiplied by 0
         self._own.append((own, torch.zeros_like(own)))
         if self.joined:
             kept = min(self.longest, places)
             last = self._ends[:, None] - 1
             back = torch.tensor(self.lengths, device=k.device)[:, None] - 1 - torch.arange(kept, device=k.device)
             columns = last - back % places  # (G, kept): the newest token whose place it is
-            for store, new in zip(self._by_place(self._own[-1]), (k, v), strict=True):
+            for store, new in zip(self._own[-1], (k, v), strict=True):
                 store[:, :, :kept] = new[0][:, columns.clamp_(min=0)].transpose(0, 1)
         else:
             kept = self.longest if band is None else min(band, self.longest)
             columns = self._ends[:, None] - kept + torch.arange(kept, device=k.device)  # (G, L)
             columns.clamp_(min=0)
-            read = k[0][:, columns].transpose(0, 1), v[0][:, columns].transpose(0, 1)  # (G, H_kv, L, D)
-            keys, values = self._by_place(read)  # turned once is turned back
+            keys, values = k[0][:, columns].transpose(0, 1), v[0][:, columns].transpose(0, 1)  # (G, H_kv, L, D)
             self._read.append((keys.contiguous(), values.contiguous()))
         if self._packed is None:
             return causal(q, k, v, band)
         return self._packed(layer, q, k, v, band)
 
-    def _by_place(self, both: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Keys and values (..., places, D), from how they lie in memory."""
-        keys, values = both
-        return (keys.transpose(2, 3), values.transpose(2, 3)) if self._by_width else both
-
     def stores(self, layer: int) -> tuple[Tensor, ...]:
-        """As they lie in memory: keys and values of rows, and of prompts where these stand apart."""
+        """Keys and values of rows, and of prompts where these stand apart."""
         return self._own[layer] if self.joined else (*self._own[layer], *self._read[layer])
 
     def _places(self, band: int | None) -> int:
@@ -142,7 +130,7 @@ class Cache:
         if band not in self._steps:
             self._steps[band] = self._step(band, q.shape[2])
         step = self._steps[band]
-        keys, values = self._by_place(self._own[layer])
+        keys, values = self._own[layer]
         if step.at is not None:
             keys[:, :, step.at : step.at + q.shape[2]] = k
             values[:, :, step.at : step.at + q.shape[2]] = v
@@ -156,8 +144,8 @@ class Cache:
 
     def _beside_prompts(self, layer: int, q: Tensor, step: _Step) -> Tensor:
         """Attention to a prompt that n rows share, and to each row's own."""
-        keys, values = self._by_place(self._read[layer])
-        own_keys, own_values = self._by_place(self._own[layer])
+        keys, values = self._read[layer]
+        own_keys, own_values = self._own[layer]
         groups, n, (rows, heads, length, width) = len(self.lengths), self.copies, q.shape
         shared = keys.shape[1]
         each = heads // shared  # query heads that share a head of keys and values

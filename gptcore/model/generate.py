@@ -212,7 +212,7 @@ def _answer(
     prompts, n = [group[0].prompt for group in groups], len(groups[0])
     room = max(min(group[0].limit, context - len(group[0].prompt)) for group in groups)
     passes, ahead = Passes(model), MOST_AHEAD if sampling.repetition_penalty is None else 0
-    cache = Cache(model, prompts, n, room, ahead, passes.by_width)
+    cache = Cache(model, prompts, n, room, ahead)
     guessing = _Guessing(model, passes, sampling, cache, room) if ahead else None
     logits = model.logits(cache.read(prompts)).float().repeat_interleave(n, dim=0)[:, None]  # (R, 1, V)
     with passes.alone():

@@ -11,82 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from gptcore.model.threads import compiled, compiled_for
+from gptcore.model.threads import compiled
 
 NONE, GELU, GELU_TANH, RELU_SQUARED, SWIGLU = range(5)
 """What follows a product."""
-TILE = 128
-"""Keys of a head that fit into a core's nearest cache."""
-
-
-@compiled
-def _dot(w: Any, x: Any) -> Any:
-    total = np.float32(0)
-    for i in range(x.shape[0]):
-        total += np.float32(w[i]) * x[i]
-    return total
-
-
-@compiled
-def _add_four(y: Any, place: int, a: Any, b: Any, c: Any, d: Any) -> None:
-    y[place] += a
-    y[place + 1] += b
-    y[place + 2] += c
-    y[place + 3] += d
-
-
-@compiled_for(
-    [
-        f"void(float32[:,::1], int64, int64, {kind}[:,::1], int64, int64, int64, int64, float32[:,::1], int64)"
-        for kind in ("float32", "int8")
-    ]
-)
-def multiplied(
-    x: Any, rows: int, first: int, w: Any, begin: int, end: int, at: int, count: int, y: Any, column: int
-) -> None:
-    """y[r, column + o - begin] += sum over i < count of x[r, first + i] w[o, at + i], for r < rows, begin <= o < end.
-
-    Blocks of four by four: a number that is in a register serves four times.
-    """
-    zero = np.float32(0)
-    o = begin
-    r4 = rows - rows % 4
-    while o + 4 <= end and r4:
-        w0, w1 = w[o, at : at + count], w[o + 1, at : at + count]
-        w2, w3 = w[o + 2, at : at + count], w[o + 3, at : at + count]
-        place = column + o - begin
-        for r in range(0, r4, 4):
-            x0, x1 = x[r, first : first + count], x[r + 1, first : first + count]
-            x2, x3 = x[r + 2, first : first + count], x[r + 3, first : first + count]
-            a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = zero
-            for i in range(count):
-                f0, f1, f2, f3 = np.float32(w0[i]), np.float32(w1[i]), np.float32(w2[i]), np.float32(w3[i])
-                a0 += f0 * x0[i]
-                a1 += f1 * x0[i]
-                a2 += f2 * x0[i]
-                a3 += f3 * x0[i]
-                b0 += f0 * x1[i]
-                b1 += f1 * x1[i]
-                b2 += f2 * x1[i]
-                b3 += f3 * x1[i]
-                c0 += f0 * x2[i]
-                c1 += f1 * x2[i]
-                c2 += f2 * x2[i]
-                c3 += f3 * x2[i]
-                d0 += f0 * x3[i]
-                d1 += f1 * x3[i]
-                d2 += f2 * x3[i]
-                d3 += f3 * x3[i]
-            _add_four(y[r], place, a0, a1, a2, a3)
-            _add_four(y[r + 1], place, b0, b1, b2, b3)
-            _add_four(y[r + 2], place, c0, c1, c2, c3)
-            _add_four(y[r + 3], place, d0, d1, d2, d3)
-        o += 4
-    left = o  # outputs of which no row is done
-    for o in range(begin, end):
-        w0 = w[o, at : at + count]
-        for r in range(r4 if o < left else 0, rows):
-            y[r, column + o - begin] += _dot(w0, x[r, first : first + count])
 
 
 # Between products
@@ -125,8 +53,8 @@ def exponentials(x: Any, powers: Any) -> None:
     count = x.shape[0]
     for i in range(count):
         z = min(max(x[i] * np.float32(1.4426950408889634), np.float32(-126)), np.float32(127))
-        n = math.floor(z + np.float32(0.5))
-        f = (z - np.float32(n)) * np.float32(0.6931471805599453)
+        n = np.floor(z + np.float32(0.5))
+        f = (z - n) * np.float32(0.6931471805599453)
         p = np.float32(1 / 5040)
         p = p * f + np.float32(1 / 720)
         p = p * f + np.float32(1 / 120)
@@ -177,43 +105,18 @@ def turn(x: Any, cosines: Any, sines: Any) -> None:
         x[half + i] = b * cosines[half + i] + a * sines[half + i]
 
 
-@compiled_for(["void(float32[:,::1], int64, int64, float32[:,::1], int64, int64, float32[:,::1], int64)"])
-def scores(q: Any, first: int, end: int, keys: Any, begin: int, stop: int, found: Any, column: int) -> None:
-    """Queries first to end of (J, D) with keys begin to stop of (D, places): found[j, column + c - begin]."""
-    width = q.shape[1]
-    tile = begin
-    while tile < stop:
-        after = min(tile + TILE, stop)
-        count, place = after - tile, column + tile - begin
-        for j in range(first, end):
-            line = found[j, place : place + count]
-            for key in range(count):
-                line[key] = 0
-            i = 0
-            while i + 4 <= width:
-                a, b, c, d = q[j, i], q[j, i + 1], q[j, i + 2], q[j, i + 3]
-                k0, k1 = keys[i, tile:after], keys[i + 1, tile:after]
-                k2, k3 = keys[i + 2, tile:after], keys[i + 3, tile:after]
-                for key in range(count):
-                    line[key] += a * k0[key] + b * k1[key] + c * k2[key] + d * k3[key]
-                i += 4
-            while i < width:
-                a, k0 = q[j, i], keys[i, tile:after]
-                for key in range(count):
-                    line[key] += a * k0[key]
-                i += 1
-        tile = after
-
-
 @compiled
 def softmax(x: Any, powers: Any) -> None:
     """In place, of (n,). `powers` (n,), int32, are used up."""
     count = x.shape[0]
-    most = x[0]
+    bits = x.view(np.int32)
+    most = np.int32(-(1 << 31))
+    for i in range(count):  # floats in the order of whole numbers, of which a register finds the largest
+        most = max(most, bits[i] ^ ((bits[i] >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+    powers[0] = most ^ ((most >> np.int32(31)) & np.int32(0x7FFFFFFF))
+    largest = powers[:1].view(np.float32)[0]
     for i in range(count):
-        most = max(most, x[i])
-    for i in range(count):
-        x[i] -= most
+        x[i] -= largest
     exponentials(x, powers)
     total = np.float32(0)
     for i in range(count):

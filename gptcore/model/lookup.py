@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 MOST_AHEAD = 7
-COST = {1: 1.0, 2: 1.15, 4: 1.2, 8: 1.45, 16: 2.6, 32: 4.7, 64: 9.5}
+COST = {1: 1.0, 2: 1.05, 4: 1.1, 8: 1.27, 16: 1.95, 32: 3.5, 64: 6.5}
 """Time of a pass by its tokens, all rows together; straight lines between (benchmarks/RESULTS.md, "generation")."""
 FREE = {1: 0.0, 8: 0.0}
 """Cost of a guess by lookup. With more rows a pass is bound by arithmetic, and there is nothing to gain."""
-ROUNDED = {1: 0.45, 2: 0.55, 4: 0.65}
+ROUNDED = {1: 0.5, 2: 0.62, 4: 0.78}
 """Of one by the rounded copy."""
 ROUNDED_ODDS = 0.85
 """That such a one is right."""

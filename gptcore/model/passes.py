@@ -22,10 +22,7 @@ FEW = 64
 
 
 class Passes:
-    """What reads the next tokens of every row. `by_width` is how its cache must lie in memory.
-
-    faster_rounded: whether a rounded copy would be faster.
-    """
+    """What reads the next tokens of every row. `faster_rounded`: whether a rounded copy would be faster."""
 
     def __init__(self, model: GPT) -> None:
         self.context, self._threads = model.config.context, torch.get_num_threads()
@@ -34,8 +31,7 @@ class Passes:
             from gptcore.model.step import Step, fits  # numba takes a third of a second
 
             self._few = Step(model, self._threads) if fits(model) else None
-        self.by_width = self._few is not None
-        self.faster_rounded = self.by_width and model.times_head is None  # is not rounded yet
+        self.faster_rounded = self._few is not None and model.times_head is None  # is not rounded yet
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -75,7 +71,7 @@ def rounded(model: GPT) -> Passes:
 
     Made once, and again when the weights have changed; a quarter of the model's memory.
     """
-    versions = [torch.get_num_threads(), *(parameter._version for parameter in model.parameters())]
+    versions = [torch.get_num_threads(), *(0 if p.is_inference() else p._version for p in model.parameters())]
     found = _ROUNDED.get(model)
     if found is None or found[0] != versions:
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}

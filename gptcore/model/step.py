@@ -13,17 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import carray, types
+from numba import carray
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gptcore.model import kernels
+from gptcore.model.blocks import bytes_, floats, ints, multiplied, weighted
 from gptcore.model.cache import Cache
 from gptcore.model.cpu import EPSILON
 from gptcore.model.gpt import GPT
 from gptcore.model.int8 import Int8Linear, Int8Table
-from gptcore.model.kernels import activate, multiplied, norm, scores, softmax, turn
-from gptcore.model.threads import TEAM, compiled, emitted, meet, take
+from gptcore.model.kernels import activate, norm, softmax, turn
+from gptcore.model.threads import TEAM, compiled, meet, take
 
 Whole = NDArray[np.int64]
 
@@ -53,40 +54,25 @@ SHARED = QKV
 TOKENS, HEADS_SHARED, HEAD_WIDTH, HEAD_NORMS, COUNT_QUERIES, COUNT_COLUMNS, TURNED, COSINES, SINES, POWERS = range(10)
 
 
-def _pointer(number: Any) -> Any:
-    """To numbers of a type, from an address."""
-
-    def typed(typing: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-        return types.CPointer(number)(types.int64), generate
-
-    return emitted(typed)
-
-
-_floats, _bytes, _ints = _pointer(types.float32), _pointer(types.int8), _pointer(types.int32)
-
-
 @compiled
 def _line(address: int, length: int) -> Any:
     """(length,), or nothing where the address is 0."""
-    return carray(_floats(address), (length if address else 0,))
+    return carray(floats(address), (length if address else 0,))
 
 
 @compiled
 def _buffer(room: int, places: Any, which: int, thread: int, rows: int, width: int) -> Any:
     """(rows, width)."""
-    return carray(_floats(room + 4 * (places[which, 0] + thread * places[which, 1])), (rows, width))
+    return carray(floats(room + 4 * (places[which, 0] + thread * places[which, 1])), (rows, width))
 
 
 @compiled
-def _product(meeting: Any, what: int, op: Any, w: Any, x: Any, y: Any, found: Any, powers: Any) -> None:
+def _product(meeting: Any, what: int, op: Any, x: Any, y: Any, found: Any, powers: Any) -> None:
     """y (N, WIDTH) from COLUMN on becomes activation(x w^T * scale + bias), x (N, INPUTS), found (N, 3 CHUNK).
 
     SWIGLU: half of the matrix (OUTPUTS, INPUTS) makes gates, the other half what they meet.
     """
-    rows, column, activation = x.shape[0], op[COLUMN], op[ACTIVATION]
+    rows, inputs, column, activation = x.shape[0], x.shape[1], op[COLUMN], op[ACTIVATION]
     halves = 2 if activation == kernels.SWIGLU else 1
     outputs = op[OUTPUTS] // halves
     scale, bias = _line(op[SCALE], op[OUTPUTS]), _line(op[BIAS], op[OUTPUTS])
@@ -97,10 +83,29 @@ def _product(meeting: Any, what: int, op: Any, w: Any, x: Any, y: Any, found: An
         count = min(CHUNK, outputs - first)
         for half in range(halves):
             begin = half * outputs + first
-            for r in range(rows):
-                for i in range(count):
-                    found[r, half * CHUNK + i] = 0
-            multiplied(x, rows, 0, w, begin, begin + count, 0, w.shape[1], found, half * CHUNK)
+            chunk = found.ctypes.data + 4 * half * CHUNK
+            if op[KIND] == PRODUCT_INT8:
+                multiplied(
+                    x.ctypes.data,
+                    inputs,
+                    rows,
+                    bytes_(op[MATRIX] + begin * inputs),
+                    count,
+                    inputs,
+                    chunk,
+                    found.shape[1],
+                )
+            else:
+                multiplied(
+                    x.ctypes.data,
+                    inputs,
+                    rows,
+                    floats(op[MATRIX] + 4 * begin * inputs),
+                    count,
+                    inputs,
+                    chunk,
+                    found.shape[1],
+                )
             for r in range(rows):
                 line = found[r, half * CHUNK : half * CHUNK + count]
                 if scale.size:
@@ -125,21 +130,21 @@ def _attention(
     """Of T new tokens a row to all before them and to each other; their keys and values are kept.
 
     qkv (N, (H + 2 H_kv) D), attended (N, C); q, answers (J, D) and found (J, columns and places) are used up. counts
-    (R,): tokens in each row's store; lengths (G,) of prompts. Keys and values (R, H_kv, D, places) are rings; those of
-    prompts that stand apart (G, H_kv, D, columns) end in the last column.
+    (R,): tokens in each row's store; lengths (G,) of prompts. Keys and values (R, H_kv, places, D) are rings; those of
+    prompts that stand apart (G, H_kv, columns, D) end in the last column.
     """
     tokens, shared, width, normed = settings[TOKENS], settings[HEADS_SHARED], settings[HEAD_WIDTH], settings[HEAD_NORMS]
     groups, places, columns, band = lengths.shape[0], op[PLACES], op[COLUMNS], op[BAND]
-    cosines = carray(_floats(settings[COSINES]), (settings[TURNED], width))
-    sines = carray(_floats(settings[SINES]), (settings[TURNED], width))
+    cosines = carray(floats(settings[COSINES]), (settings[TURNED], width))
+    sines = carray(floats(settings[SINES]), (settings[TURNED], width))
     q_gain, k_gain = _line(op[Q_GAIN], width), _line(op[K_GAIN], width)
     n = counts.shape[0] // groups
     each = qkv.shape[1] // width // shared - 2  # query heads that share a head of keys and values
-    heads, queries = each * shared, n * tokens * each
-    keys = carray(_floats(op[KEYS]), (counts.shape[0], shared, width, places))
-    values = carray(_floats(op[VALUES]), (counts.shape[0], shared, width, places))
-    prompt_keys = carray(_floats(op[PROMPT_KEYS]), (groups, shared, width, columns))
-    prompt_values = carray(_floats(op[PROMPT_VALUES]), (groups, shared, width, columns))
+    heads, queries, reach = each * shared, n * tokens * each, found.shape[1]
+    keys = carray(floats(op[KEYS]), (counts.shape[0], shared, places, width))
+    values = carray(floats(op[VALUES]), (counts.shape[0], shared, places, width))
+    prompt_keys = carray(floats(op[PROMPT_KEYS]), (groups, shared, columns, width))
+    prompt_values = carray(floats(op[PROMPT_VALUES]), (groups, shared, columns, width))
     while True:
         task = take(meeting, what)
         if task >= groups * shared:
@@ -161,17 +166,18 @@ def _attention(
                         q[place * each + e, i] = line[i] * np.float32(1 / np.sqrt(width))
                 else:
                     for i in range(width):
-                        keys[row, head, i, count % places] = line[i]
+                        keys[row, head, count % places, i] = line[i]
             at = (heads + shared + head) * width
             for i in range(width):
-                values[row, head, i, count % places] = qkv[token, at + i]
+                values[row, head, count % places, i] = qkv[token, at + i]
         for j in range(queries):
             for i in range(width):
                 answers[j, i] = 0
         if columns:
-            scores(q, 0, queries, prompt_keys[group, head], 0, columns, found, 0)
+            lines = floats(prompt_keys[group, head].ctypes.data)
+            multiplied(q.ctypes.data, width, queries, lines, columns, width, found.ctypes.data, reach)
         for place in range(n * tokens):
-            row = group * n + place // tokens
+            row, first = group * n + place // tokens, place * each
             newest = counts[row] + place % tokens
             oldest = max(0, newest - band + 1) if band else 0
             hidden = max(columns - lengths[group], 0)  # columns that are not the prompt's, or beyond the band
@@ -179,22 +185,24 @@ def _attention(
                 hidden = min(max(hidden, columns + newest - band + 1), columns)
             begin, stop = oldest % places, newest % places + 1
             turns = 2 if begin >= stop else 1  # round the ring
-            first, end = place * each, (place + 1) * each
+            asked = q[first : first + each].ctypes.data
             for part in range(turns):
-                to = stop if part == turns - 1 else places
-                scores(
-                    q, first, end, keys[row, head], 0 if part else begin, to, found, columns + part * (places - begin)
-                )
-            for j in range(first, end):
+                at, to = 0 if part else begin, stop if part == turns - 1 else places
+                column = columns + part * (places - begin)
+                lines, line = floats(keys[row, head, at:].ctypes.data), found[first:, column:].ctypes.data
+                multiplied(asked, width, each, lines, to - at, width, line, reach)
+            for j in range(first, first + each):
                 for i in range(hidden):
                     found[j, i] = 0
                 softmax(found[j, hidden : columns + newest - oldest + 1], powers)
             for part in range(turns):
                 at, to = 0 if part else begin, stop if part == turns - 1 else places
-                ours, column = answers[first:end], columns + part * (places - begin)
-                multiplied(found[first:end], each, column, values[row, head], 0, width, at, to - at, ours, 0)
+                odds = found[first:, columns + part * (places - begin) :].ctypes.data
+                lines, ours = values[row, head, at:].ctypes.data, answers[first:].ctypes.data
+                weighted(odds, reach, each, lines, width, to - at, ours, width)
         if columns:
-            multiplied(found, queries, 0, prompt_values[group, head], 0, width, 0, columns, answers, 0)
+            lines = prompt_values[group, head].ctypes.data
+            weighted(found.ctypes.data, reach, queries, lines, width, columns, answers.ctypes.data, width)
         for place in range(n * tokens):
             for e in range(each):
                 for i in range(width):
@@ -208,7 +216,7 @@ def _step(
 ) -> None:  # fmt: skip
     """All operations (see `Step`); the streams of all threads hold what the first of them reads."""
     size = max(settings[COUNT_COLUMNS], CHUNK)
-    powers, times = carray(_ints(settings[POWERS] + 4 * thread * size), (size,)), 0
+    powers, times = carray(ints(settings[POWERS] + 4 * thread * size), (size,)), 0
     heads, width = settings[HEADS_SHARED], settings[HEAD_WIDTH]
     for what in range(ops.shape[0]):
         op = ops[what]
@@ -240,11 +248,7 @@ def _step(
         else:
             x = _buffer(room, places, op[X], thread, rows, op[INPUTS])
             y = _buffer(room, places, op[Y], thread, rows, op[WIDTH])
-            found, matrix = _buffer(room, places, FOUND, thread, rows, 3 * CHUNK), (op[OUTPUTS], op[INPUTS])
-            if kind == PRODUCT:
-                _product(meeting, what, op, carray(_floats(op[MATRIX]), matrix), x, y, found, powers)
-            else:
-                _product(meeting, what, op, carray(_bytes(op[MATRIX]), matrix), x, y, found, powers)
+            _product(meeting, what, op, x, y, _buffer(room, places, FOUND, thread, rows, 3 * CHUNK), powers)
 
 
 def fits(model: GPT) -> bool:
@@ -332,16 +336,16 @@ class Step:
         return self._kept[-1].ctypes.data
 
     def __call__(self, ids: Tensor, cache: Cache) -> Tensor:
-        """T new tokens a row (R, T) -> logits of what follows each (R, T, V). The cache lies by width."""
+        """T new tokens a row (R, T) -> logits of what follows each (R, T, V)."""
         config, tokens = self._model.config, ids.shape[1]
         last = config.context - 1  # rows that have ended, and vain guesses, may stand beyond
         start = self._model.embed(ids, cache.begin(tokens).clamp_(max=last)).flatten(0, 1)  # (N, C)
         ops, columns = self._ops.copy(), 0
         for place in self._attends:
             keys, values, *prompts = cache.stores(ops[place, LAYER])
-            ops[place, KEYS : PLACES + 1] = keys.data_ptr(), values.data_ptr(), keys.shape[3]
+            ops[place, KEYS : PLACES + 1] = keys.data_ptr(), values.data_ptr(), keys.shape[2]
             if prompts:
-                ops[place, PROMPT_KEYS:] = prompts[0].data_ptr(), prompts[1].data_ptr(), prompts[0].shape[3]
+                ops[place, PROMPT_KEYS:] = prompts[0].data_ptr(), prompts[1].data_ptr(), prompts[0].shape[2]
             columns = max(columns, int(ops[place, PLACES] + ops[place, COLUMNS]))
         threads = self._threads
         queries = len(cache.counts) // len(cache.lengths) * tokens * (config.n_head // self._shared)

@@ -6,9 +6,12 @@ each. What is to be done is taken piece by piece, so that a thread that the mach
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -19,21 +22,45 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.misc.appdirs import AppDirs
 from numpy.typing import NDArray
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 emitted: Callable[[Callable[..., Any]], Callable[..., Any]] = intrinsic
 """For a function that writes LLVM's instructions itself, what numba has no word for."""
 
+FEATURES = numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten()
+"""Of the processor that is compiled for; the environment's NUMBA_CPU_FEATURES may know better."""
 # LLVM holds itself back to half of a register of AVX-512; in these loops that costs up to half of the speed.
-if not os.environ.get("NUMBA_CPU_FEATURES"):
-    features = llvmlite.binding.get_host_cpu_features().flatten()
-    if "+avx512f" in features:
-        numba.config.CPU_NAME = llvmlite.binding.get_host_cpu_name()  # numba takes both or none
-        numba.config.CPU_FEATURES = f"{features},-prefer-256-bit"
+if not numba.config.CPU_FEATURES and "+avx512f" in FEATURES:
+    numba.config.CPU_NAME = llvmlite.binding.get_host_cpu_name()  # numba takes both or none
+    numba.config.CPU_FEATURES = f"{FEATURES},-prefer-256-bit"
 
 ANY_ORDER = {"nsz", "arcp", "contract", "afn", "reassoc"}
 """Sums may be taken in any order, so that they fill registers; infinities keep their meaning."""
+
+
+COMPILED = ("blocks.py", "kernels.py", "step.py", "threads.py")
+"""The files of what is compiled."""
+
+
+def _cache_folder() -> Path | None:
+    """Where machine code is kept, by the digest of all its sources; None where no such folder can be written.
+
+    Numba looks only at the file of a function when it asks whether it has changed, not at those that it calls.
+    """
+    here = Path(__file__).parent
+    digest = hashlib.sha256(b"".join((here / name).read_bytes() for name in COMPILED)).hexdigest()
+    for parent in (numba.config.CACHE_DIR or here / "__pycache__", AppDirs("gptmill", False).user_cache_dir):
+        folder = Path(parent, f"compiled-{digest[:16]}")
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+    return None
+
+
+_FOLDER = _cache_folder()
 
 
 def compiled(function: Kernel) -> Kernel:
@@ -41,15 +68,16 @@ def compiled(function: Kernel) -> Kernel:
     return compiled_for(None)(function)
 
 
-def compiled_for(signatures: list[str] | None) -> Callable[[Kernel], Kernel]:
+def compiled_for(signatures: list[Any] | None) -> Callable[[Kernel], Kernel]:
     """The same for these types alone; numba would compile a function anew for every 0 among its arguments."""
     settings = {"fastmath": ANY_ORDER, "nogil": True, "error_model": "numpy"}
 
     def compile_it(function: Kernel) -> Kernel:
+        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(_FOLDER or "")
         try:
-            found: Kernel = numba.njit(signatures, cache=True, **settings)(function)
-        except RuntimeError:  # neither this folder nor the user's can be written
-            found = numba.njit(signatures, **settings)(function)
+            found: Kernel = numba.njit(signatures, cache=_FOLDER is not None, **settings)(function)
+        finally:
+            numba.config.CACHE_DIR = before
         return found
 
     return compile_it
