@@ -65,9 +65,10 @@ def test_weighted_sums(width):
 
 
 @pytest.mark.skipif("+avx512f" not in threads.FEATURES, reason="this processor has narrower registers")
-def test_narrower_registers(tmp_path):
-    features = ",".join(f for f in threads.FEATURES.split(",") if "avx512" not in f and "amx" not in f)
-    narrow = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
+@pytest.mark.parametrize("name, wider", [("haswell", ("avx512", "amx")), ("nehalem", ("avx", "fma", "f16c", "amx"))])
+def test_narrower_registers(tmp_path, name, wider):
+    features = ",".join(f for f in threads.FEATURES.split(",") if not f[1:].startswith(wider))
+    narrow = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
     found = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-k", "products or weighted", __file__],
         env=os.environ | narrow, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=300,

@@ -17,12 +17,12 @@ from numba import carray, types
 
 from gptcore.model.threads import FEATURES, compiled, compiled_for, emitted
 
-LANES = 16 if "+avx512f" in FEATURES else 8 if platform.machine() in ("x86_64", "AMD64") else 4
+LANES = 16 if "+avx512f" in FEATURES else 8 if "+avx" in FEATURES.split(",") else 4
 """Floats of a register."""
 LINE = 64
 """Bytes of a cache line."""
-ROWS = 4 if LANES == 8 else 8
-"""Of the largest block: half of them where there are 16 registers, not 32."""
+ROWS = 8 if LANES == 16 or platform.machine() in ("aarch64", "arm64") else 4
+"""Of the largest block: these have 32 registers, others 16."""
 OUTPUTS, OUTPUTS_4, OUTPUTS_2, OUTPUTS_1 = (3, 3, 4, 4) if ROWS == 4 else (3, 4, 8, 8)
 """Of a block of so many rows: as many as registers hold."""
 WIDE = 2 if ROWS == 4 else 4
