@@ -64,9 +64,13 @@ def interrupted(tiny: Finished, tmp_path_factory: pytest.TempPathFactory) -> Hom
 def test_ctrl_c_in_a_data_stage(interrupted: Home, tiny: Finished) -> None:
     run = interrupted.start()
     assert run.wait_for("corpus")
-    time.sleep(random.uniform(0.0, 0.8 * tiny.first["stages"]["corpus"]["seconds"]))
+    time.sleep(random.uniform(0.0, 0.4 * tiny.first["stages"]["corpus"]["seconds"]))
     interrupted.interrupted(run, signal.SIGINT)
-    assert interrupted.mlflow() == (["KILLED"], {"corpus": "KILLED"})
+    pipelines, stages = interrupted.mlflow()
+    assert pipelines == ["KILLED"]
+    # The corpus, or a later one where the machine has become faster since the stage was timed.
+    *before, last = (stages.pop(name) for name in UNTIL_PRETRAIN if name in stages)
+    assert (set(before) <= {"FINISHED"}, last, stages) == (True, "KILLED", {})
 
 
 def test_sigterm_while_training_saves_a_checkpoint(interrupted: Home) -> None:
