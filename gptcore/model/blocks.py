@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import carray, types
+from numba.core import cgutils
 
 from gptcore.model.threads import FEATURES, compiled, compiled_for, emitted
 
@@ -90,17 +91,30 @@ def _totals(builder: Any, vectors: list[Any]) -> Any:
 
 
 def _product_block(rows: int, outputs: int) -> Any:
-    """y[r, o + k] = sum over i < count of x[r, i] w[o + k, i], k < `outputs`; whole cache lines of w make up `count`.
+    """y[r, o] = sum over i < count of x[r, i] w[o, i], for r < groups * rows; whole cache lines of w make up `count`.
 
-    x and y are addresses, and their widths the floats between rows; w (O, inputs) points to floats or bytes.
+    x and y are addresses, and their widths the floats between rows; w (height, inputs) points to floats or bytes,
+    and `height` is no less than `outputs`. The last outputs may be computed twice, so that every block is whole.
     """
 
-    def typed(typing: Any, x: Any, x_width: Any, w: Any, o: Any, inputs: Any, count: Any, y: Any, y_width: Any) -> Any:
+    def typed(
+        typing: Any,
+        x: Any,
+        x_width: Any,
+        groups: Any,
+        w: Any,
+        height: Any,
+        inputs: Any,
+        count: Any,
+        y: Any,
+        y_width: Any,
+    ) -> Any:
         kind, size = (_BYTE, 1) if w.dtype == types.int8 else (_FLOAT, 4)
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            x, x_width, w, o, inputs, count, y, y_width = arguments
-            w, w_line = builder.ptrtoint(w, _ADDRESS), builder.mul(inputs, _whole(size))
+        def block(
+            builder: Any, x: Any, x_width: Any, w: Any, o: Any, inputs: Any, count: Any, y: Any, y_width: Any
+        ) -> None:
+            w_line = builder.mul(inputs, _whole(size))
             first = builder.add(w, builder.mul(w_line, o))
             matrix = [builder.add(first, builder.mul(w_line, _whole(k))) for k in range(outputs)]
             tokens = [builder.add(x, builder.mul(x_width, _whole(4 * r))) for r in range(rows)]
@@ -132,9 +146,21 @@ def _product_block(rows: int, outputs: int) -> Any:
                     address = builder.add(y, builder.mul(target, _whole(4)))
                     number = builder.extract_element(totals, ir.Constant(_WORD, place))
                     builder.store(number, builder.inttoptr(address, _FLOAT.as_pointer()))
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            x, x_width, groups, w, height, inputs, count, y, y_width = arguments
+            w, last = builder.ptrtoint(w, _ADDRESS), builder.sub(height, _whole(outputs))
+            blocks = builder.sdiv(builder.add(height, _whole(outputs - 1)), _whole(outputs))
+            with cgutils.for_range(builder, blocks) as each:
+                begin = builder.mul(each.index, _whole(outputs))
+                o = builder.select(builder.icmp_signed("<", begin, last), begin, last)
+                with cgutils.for_range(builder, groups) as group:
+                    row = builder.mul(group.index, _whole(4 * rows))
+                    x_row, y_row = (builder.add(at, builder.mul(row, n)) for at, n in ((x, x_width), (y, y_width)))
+                    block(builder, x_row, x_width, w, o, inputs, count, y_row, y_width)
             return context.get_dummy_value()
 
-        return types.void(x, x_width, w, o, inputs, count, y, y_width), generate
+        return types.void(x, x_width, groups, w, height, inputs, count, y, y_width), generate
 
     return emitted(typed)
 
@@ -241,35 +267,17 @@ def multiplied(x: int, x_width: int, rows: int, w: Any, outputs: int, inputs: in
     """
     numbers = carray(w, (outputs, inputs))
     count = inputs - inputs % (LINE // numbers.itemsize) if outputs >= _FEWEST else 0
-    r = o = 0
     if count:
-        most = rows - rows % ROWS
-        while o < outputs and most:
-            o = min(o, outputs - OUTPUTS)
-            for r in range(0, most, ROWS):
-                _block(x + 4 * r * x_width, x_width, w, o, inputs, count, y + 4 * r * y_width, y_width)
-            o += OUTPUTS
-        r = most
+        r = rows - rows % ROWS
+        _block(x, x_width, rows // ROWS, w, outputs, inputs, count, y, y_width)
         if rows - r >= 4:
-            o = 0
-            while o < outputs:
-                o = min(o, outputs - OUTPUTS_4)
-                _block_4(x + 4 * r * x_width, x_width, w, o, inputs, count, y + 4 * r * y_width, y_width)
-                o += OUTPUTS_4
+            _block_4(x + 4 * r * x_width, x_width, 1, w, outputs, inputs, count, y + 4 * r * y_width, y_width)
             r += 4
         if rows - r >= 2:
-            o = 0
-            while o < outputs:
-                o = min(o, outputs - OUTPUTS_2)
-                _block_2(x + 4 * r * x_width, x_width, w, o, inputs, count, y + 4 * r * y_width, y_width)
-                o += OUTPUTS_2
+            _block_2(x + 4 * r * x_width, x_width, 1, w, outputs, inputs, count, y + 4 * r * y_width, y_width)
             r += 2
         if rows - r:
-            o = 0
-            while o < outputs:
-                o = min(o, outputs - OUTPUTS_1)
-                _block_1(x + 4 * r * x_width, x_width, w, o, inputs, count, y + 4 * r * y_width, y_width)
-                o += OUTPUTS_1
+            _block_1(x + 4 * r * x_width, x_width, 1, w, outputs, inputs, count, y + 4 * r * y_width, y_width)
     if count < inputs:
         found = carray(floats(y), (rows, y_width))
         if not count:

@@ -90,6 +90,7 @@ ARRIVED, ABANDONED, FIRST_COUNTER = 0, 1, 2
 SPINS = 2000
 """Looks at a barrier before a thread rests between them: some tens of microseconds."""
 REST_US = 20
+"""Of a rest, microseconds."""
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, place: Any) -> Any:
