@@ -23,7 +23,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptcore.config import Files, Preset
+from gptcore.config import Preset
+from gptcore.config_sources import Files
 from gptcore.presets import load_preset
 from gptcore.work import Work
 

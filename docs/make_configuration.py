@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from gptcore/config.py: `python docs/make_configuration.py`."""
+"""Writes docs/configuration.md from the schema, gptcore/config*.py: `python docs/make_configuration.py`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-import gptcore.config
-from gptcore.config import Files, Finetune, HubDataset, Part, Preset, PythonDocs, Skill, Url
+from gptcore import config, config_sources
+from gptcore.config import Finetune, Preset, Skill
+from gptcore.config_part import Part
+from gptcore.config_sources import Files, HubDataset, PythonDocs, Url
 
 PAGE = Path(__file__).with_name("configuration.md")
 
@@ -28,9 +30,12 @@ is written.
 
 Everything except `runtime`, and the few fields said to be execution, is identity config: it defines the result and
 enters the stages' keys ([stages.md](stages.md)). This page is made from the docstrings of
-[gptcore/config.py](../gptcore/config.py) by `python docs/make_configuration.py`; a test compares the two.
+[gptcore/config.py](../gptcore/config.py) and the files beside it by `python docs/make_configuration.py`; a test
+compares the two.
 """
 
+SCHEMA = (config, config_sources)
+"""The modules whose docstrings the page is made of."""
 SOURCES: tuple[type[Part], ...] = (PythonDocs, HubDataset, Files, Url)
 
 
@@ -82,7 +87,8 @@ def docstring(schema: type[BaseModel], name: str) -> str:
 def docstrings() -> dict[tuple[str, str], str]:
     """(class, field) -> docstring, read from the schema's source."""
     found = {}
-    for owner in ast.parse(inspect.getsource(gptcore.config)).body:
+    body = [owner for module in SCHEMA for owner in ast.parse(inspect.getsource(module)).body]
+    for owner in body:
         if not isinstance(owner, ast.ClassDef):
             continue
         for field, after in zip(owner.body, owner.body[1:], strict=False):

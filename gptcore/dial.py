@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gptcore.config import DIAL_FIELDS, Finetune, Model, Positive, Pretrain, Runtime, SizeName, Tokenizer
+from gptcore.config import DIAL_FIELDS, Finetune, Model, Pretrain, Runtime, SizeName, Tokenizer
+from gptcore.config_part import Positive
 from gptcore.hardware import resolve_dtype
 from gptcore.named_sizes import GPT3, LADDER, NAMED, NamedSize
 from gptcore.sizes import FAMILIES, Shape, count, flops_per_token

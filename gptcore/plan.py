@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gptcore.config import Model, Preset, Source
+from gptcore.config import Model, Preset
+from gptcore.config_sources import Source
 from gptcore.durable import sha256_json, write_json
 from gptcore.presets import ConfigError
 from gptcore.sizes import Shape, flops_per_token

@@ -23,7 +23,8 @@ import pytest
 from test_python_docs import install
 
 from gptcore import durable
-from gptcore.config import Corpus, Files, HubDataset, PythonDocs, Runtime, Url
+from gptcore.config import Corpus, Runtime
+from gptcore.config_sources import Files, HubDataset, PythonDocs, Url
 from gptcore.text import corpus as stage
 from gptcore.text import workers
 from gptcore.text.documents import Document, clean_text, read, read_documents, write

@@ -15,7 +15,8 @@ import pytest
 from pydantic import BaseModel
 
 from flows.command_line import parser
-from gptcore.config import Files, Finetune, HubDataset, Preset, PythonDocs, Skill, Url
+from gptcore.config import Finetune, Preset, Skill
+from gptcore.config_sources import Files, HubDataset, PythonDocs, Url
 from gptcore.presets import load_preset, preset_names
 from gptcore.stages import stages
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gptcore.config import PythonDocs
+from gptcore.config_sources import PythonDocs
 from gptcore.text import python_docs
 from gptcore.text.documents import Document, Problem
 from gptcore.text.sources import resolve_source, source_units

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from gptcore.config import Corpus, Files, Finetune, Preset, Pretrain, PythonDocs
+from gptcore.config import Corpus, Finetune, Preset, Pretrain
+from gptcore.config_sources import Files, PythonDocs
 from gptcore.durable import write_bytes, write_json
 from gptcore.evaluation.report import build_report
 from gptcore.evaluation.report_lineage import differing, reproduction

@@ -19,7 +19,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from gptcore.config import Files, HubDataset, Url
+from gptcore.config_sources import Files, HubDataset, Url
 from gptcore.text import files, hub, url
 from gptcore.text.documents import Document, Problem
 from gptcore.text.sources import read_unit, resolve_source, source_units

@@ -20,7 +20,7 @@ from gptcore.text.digests import DigestCache
 from gptcore.text.documents import Document, Problem
 
 if TYPE_CHECKING:
-    from gptcore.config import Files
+    from gptcore.config_sources import Files
 
 FORMATS = ("txt", "jsonl", "parquet")
 PACKINGS = ("gz", "zst")

@@ -13,7 +13,7 @@ from gptcore.text.digests import DigestCache
 from gptcore.text.documents import Document, Problem
 
 if TYPE_CHECKING:
-    from gptcore.config import HubDataset
+    from gptcore.config_sources import HubDataset
 
 TIMEOUT_S = 20.0
 

@@ -24,7 +24,7 @@ from gptcore.text.digests import DigestCache
 from gptcore.text.documents import Document, Problem
 
 if TYPE_CHECKING:
-    from gptcore.config import PythonDocs
+    from gptcore.config_sources import PythonDocs
 
 STDLIB = "python"
 """The package name of the standard library's documents."""

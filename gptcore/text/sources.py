@@ -14,7 +14,7 @@ from gptcore.text.digests import DigestCache
 from gptcore.text.documents import Document, Problem
 
 if TYPE_CHECKING:
-    from gptcore.config import Source
+    from gptcore.config_sources import Source
     from gptcore.text.workers import Tell
 
 Version = dict[str, Any]

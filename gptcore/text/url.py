@@ -19,7 +19,7 @@ from gptcore.durable import sha256_file, sync_directory, write_json
 from gptcore.text.files import format_of
 
 if TYPE_CHECKING:
-    from gptcore.config import Url
+    from gptcore.config_sources import Url
 
 CHUNK = 1 << 20
 RESOLVE_ATTEMPTS = 3

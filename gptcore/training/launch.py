@@ -26,7 +26,8 @@ from typing import Any
 import torch
 
 from gptcore import durable
-from gptcore.config import Part, Training
+from gptcore.config import Training
+from gptcore.config_part import Part
 from gptcore.hardware import resolve_device
 from gptcore.training.device import cpu_threads
 from gptcore.training.guard import Diverged, NotFinite
