@@ -1,0 +1,82 @@
+"""The schema of `corpus.steps`: what is done to the text, in order, between reading and splitting into files."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from gptcore.config_part import Part, Positive, Strings, as_tuple
+
+
+class Repair(Part):
+    """Mends text that was decoded wrongly (mojibake) with ftfy, and brings its characters into one form."""
+
+    kind: Literal["repair"]
+    """Which step this is."""
+    form: Literal["NFC", "NFKC"] = "NFC"
+    """Unicode normalisation form. NFKC also folds full-width letters, ligatures and superscripts into plain ones."""
+
+
+class Language(Part):
+    """Keeps documents of some languages, told offline by py3langid."""
+
+    kind: Literal["language"]
+    """Which step this is."""
+    keep: Annotated[Strings, Field(min_length=1)]
+    """Languages to keep, ISO 639-1 codes such as `en` or `zh`."""
+    least_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.65
+    """A document whose language is less certain is dropped; 0.65 is FineWeb's (Penedo et al. 2024, section 3.1)."""
+
+
+class Filter(Part):
+    """Drops documents that break a rule of a profile, and says which rule dropped how many."""
+
+    kind: Literal["filter"]
+    """Which step this is."""
+    profile: Literal["web", "docs", "code", "zh"]
+    """Rules for one kind of text. web: those of Gopher, C4 and FineWeb; docs: of technical prose; code: of source code;
+    zh: of Chinese text."""
+    without: Strings = ()
+    """Rules of the profile that are left out, by name."""
+
+
+class Mask(Part):
+    """Puts a placeholder in place of personal data and secrets."""
+
+    kind: Literal["mask"]
+    """Which step this is."""
+    what: Strings = ("email", "phone", "ip", "key")
+    """Any of email, phone, ip and key (credentials of well-known forms, and private key blocks)."""
+
+
+class NearDuplicates(Part):
+    """Of documents that share most of their text one stays, found by MinHash (Broder 1997)."""
+
+    kind: Literal["near_duplicates"]
+    """Which step this is."""
+    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
+    """Share of common shingles (Jaccard similarity) from which two documents count as one."""
+    permutations: Annotated[int, Field(ge=16, le=1024)] = 128
+    """Hashes of a signature: more tell similarities apart better, and cost in proportion."""
+    shingle: Positive = 5
+    """Words in a shingle; in scripts without spaces, characters."""
+
+
+class Decontaminate(Part):
+    """Drops training documents that share a run of words with what the models are measured on (Brown et al. 2020,
+    appendix C)."""
+
+    kind: Literal["decontaminate"]
+    """Which step this is."""
+    words: Annotated[int, Field(ge=5, le=50)] = 13
+    """Words in a run; in scripts without spaces, characters count as words."""
+    against: Strings = ()
+    """Files of benchmark texts besides the corpus's own test split: txt or jsonl, whose every text counts."""
+
+
+Step = Annotated[
+    Repair | Language | Filter | Mask | NearDuplicates | Decontaminate,
+    Field(discriminator="kind"),
+]
+Steps = Annotated[tuple[Step, ...], BeforeValidator(as_tuple)]
