@@ -13,10 +13,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from gptcore import config, config_sources
+from gptcore import config, config_sources, config_steps
 from gptcore.config import Finetune, Preset, Skill
 from gptcore.config_part import Part
 from gptcore.config_sources import Files, HubDataset, PythonDocs, Url
+from gptcore.config_steps import Decontaminate, Filter, Language, Mask, NearDuplicates, Repair
 
 PAGE = Path(__file__).with_name("configuration.md")
 
@@ -34,9 +35,10 @@ enters the stages' keys ([stages.md](stages.md)). This page is made from the doc
 compares the two.
 """
 
-SCHEMA = (config, config_sources)
+SCHEMA = (config, config_sources, config_steps)
 """The modules whose docstrings the page is made of."""
 SOURCES: tuple[type[Part], ...] = (PythonDocs, HubDataset, Files, Url)
+STEPS: tuple[type[Part], ...] = (Repair, Language, Filter, Mask, NearDuplicates, Decontaminate)
 
 
 def sections() -> Iterator[tuple[str, str, type[BaseModel]]]:
@@ -48,9 +50,10 @@ def sections() -> Iterator[tuple[str, str, type[BaseModel]]]:
         elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield name, f"{name}.", field.annotation
         if name == "corpus":
-            for source in SOURCES:
-                kind = typing.get_args(source.model_fields["kind"].annotation)[0]
-                yield f"corpus.sources, kind: {kind}", "corpus.sources[].", source
+            for what, parts in (("sources", SOURCES), ("steps", STEPS)):
+                for part in parts:
+                    kind = typing.get_args(part.model_fields["kind"].annotation)[0]
+                    yield f"corpus.{what}, kind: {kind}", f"corpus.{what}[].", part
     yield "Skill: a file of configs/skills", "", Skill
 
 
@@ -114,7 +117,9 @@ def _kind(annotation: Any, limits: list[Any]) -> str:
         parts = [_kind(part, limits) for part in inside if part is not type(None)]
         return " or ".join([*parts, "null"] if type(None) in inside else parts)
     if origin is tuple:
-        return "list of sources" if inside[0] is not str else "list of text"
+        if inside[0] is str:
+            return "list of text"
+        return "list of steps" if "config_steps" in repr(inside[0]) else "list of sources"
     words = {int: "whole number", float: "number", str: "text", bool: "true or false"}[annotation]
     signs = [sign for limit in limits if (sign := _limit(limit))]
     return f"{words} {' and '.join(signs)}".strip()
@@ -141,7 +146,8 @@ def default_of(name: str, field: FieldInfo) -> str:
     if isinstance(value, int):
         return f"`{value:,}`".replace(",", "_")
     if isinstance(value, tuple):
-        return f"`[{', '.join('{kind: ' + part.kind + '}' for part in value)}]`"
+        parts = (part if isinstance(part, str) else "{kind: " + part.kind + "}" for part in value)
+        return f"`[{', '.join(parts)}]`"
     return f"`{value}`"
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from gptcore.config_part import NotNegative, Part, Positive, Share, Strings
 from gptcore.config_sources import PythonDocs, Sources
+from gptcore.config_steps import WHOLE_CORPUS, Steps
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -79,8 +80,22 @@ class Corpus(Part):
     """Shorter documents are dropped, characters."""
     max_chars: Positive = 100_000
     """Longer documents are cut here, characters."""
+    steps: Steps = ()
+    """What is done to the text, in order. Steps that look at one document alone come first, then near_duplicates, then
+    decontaminate. Equal texts are always reduced to one, after the steps."""
     shard_bytes: Positive = 64_000_000
     """Size at which a new corpus file begins, bytes."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Corpus:
+        kinds = [step.kind for step in self.steps]
+        ranks = [WHOLE_CORPUS.index(kind) + 1 if kind in WHOLE_CORPUS else 0 for kind in kinds]
+        for before, after, left, right in zip(kinds, kinds[1:], ranks, ranks[1:], strict=False):
+            if left and left >= right:
+                raise ValueError(
+                    f"steps: {after} cannot come after {before}; {', '.join(WHOLE_CORPUS)} come last, once"
+                )
+        return self
 
 
 class Tokenizer(Part):
@@ -393,6 +408,16 @@ class Runtime(Part):
     """CPU threads of torch and tokenizers in a process; None takes all cores, shared out among `devices`."""
     workers: Positive = 2
     """Processes of the data stages."""
+    engine: Literal["local", "ray"] = "local"
+    """Where the tasks of the data stages are done: in processes of this machine, or on a Ray cluster (needs
+    `pip install 'gptmill[ray]'`), whose machines must all see the store under the same path. The bytes are the same."""
+    ray_address: str | None = None
+    """Address of the Ray cluster, such as `auto` or `ray://head:10001`; None starts one of `workers` processes on this
+    machine."""
+    keep_parts: bool = True
+    """Whether what the corpus stage has read, and what each step said of it, stays in the store for later corpora, so
+    that a changed step redoes only what follows it. It takes about as much disk as the text; the parts of the last
+    three corpora stay."""
     micro_batch_tokens: Positive | None = None
     """Tokens in one forward pass; None takes the whole batch on a CPU, 32,768 on a GPU. Halved by itself where the
     memory does not suffice."""

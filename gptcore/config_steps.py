@@ -80,3 +80,5 @@ Step = Annotated[
     Field(discriminator="kind"),
 ]
 Steps = Annotated[tuple[Step, ...], BeforeValidator(as_tuple)]
+WHOLE_CORPUS = ("near_duplicates", "decontaminate")
+"""Kinds of steps that compare documents: they come last, in this order. The others look at one document alone."""

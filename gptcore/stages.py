@@ -49,7 +49,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
     reading = ("pretrained.py", "adapters/pretrained.py", "adapters/hf_weights.py") if start else ()
     added = ("text/takeover.py", "tokenizer_file.py", "byte_bpe.py") if start else ()
     every = [
-        Stage("corpus", 1, (), lambda p: _dump(p.corpus), (), text, root=True),
+        Stage("corpus", 2, (), lambda p: _dump(p.corpus), (), text, root=True),
         Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), ("text/tokenizer.py", *added), init=taken),
         Stage("tokens", 1, ("corpus", "tokenizer"), lambda p: _dump(p.tokens), ("tokenizers", "tiktoken"), text),
         Stage("pretrain", 2, ("tokens", "tokenizer"), _pretrain, ("torch",), (*learning, *reading), init=begun),

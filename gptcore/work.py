@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any
 from gptcore.config import Runtime
 
 Metrics = Mapping[str, float]
+Spread = Callable[[str, Sequence[dict[str, Any]], int], Generator[tuple[int, dict[str, Any]], None, None]]
+"""Does tasks somewhere: (function, tasks, workers) -> (task index, message) as they come."""
 
 
 class Interrupted(BaseException):
@@ -110,6 +112,8 @@ class Work:
 
     `directory` becomes the stage's output when the manifest is written; until then it is unfinished work.
     `scratch` (inside it) holds committed units of work for a resume, and is gone after the commit.
+    `kept` is a folder for units that later work can use too; None where there shall be none.
+    `spread` hands tasks out to other machines, as gptcore/text/workers.py does to processes of this one.
     """
 
     directory: Path
@@ -117,6 +121,8 @@ class Work:
     runtime: Runtime = field(default_factory=Runtime)
     on_progress: Callable[..., None] = _silent
     on_say: Callable[[str], None] = _silent
+    kept: Path | None = None
+    spread: Spread | None = None
 
     def __post_init__(self) -> None:
         self.scratch.mkdir(parents=True, exist_ok=True)

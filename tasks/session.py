@@ -12,6 +12,7 @@ from typing import Any
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from gptcore.adapters.ray_tasks import RayTasks
 from gptcore.config import Preset, no_counterpart
 from gptcore.hardware import resolve_device
 from gptcore.home import home, tracking_uri
@@ -173,6 +174,8 @@ class Session:
                 stage.name, done, total, unit, **shown
             ),
             on_say=lambda line: self.display.say(f"{stage.name}: {line}"),
+            kept=self._kept(stage),
+            spread=self._spread(),
         )
         run = self.tracking.open_stage(stage.name, planned, directory, self._tags(stage, planned))
         self.running = (planned.key, run.run_id)
@@ -211,6 +214,16 @@ class Session:
             str(directory),
             run.run_id,
         )
+
+    def _kept(self, stage: Stage) -> Path | None:
+        """Where a stage that reads sources leaves units for later runs; who forces it wants everything made anew."""
+        if not (stage.root and self.preset.runtime.keep_parts) or stage.name in self.force:
+            return None
+        return self.store.root / stage.name / "parts"
+
+    def _spread(self) -> RayTasks | None:
+        runtime = self.preset.runtime
+        return RayTasks(runtime.ray_address) if runtime.engine == "ray" else None
 
     def _commit(
         self,

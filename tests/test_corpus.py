@@ -27,6 +27,7 @@ from gptcore.config import Corpus, Runtime
 from gptcore.config_sources import Files, HubDataset, PythonDocs, Url
 from gptcore.text import corpus as stage
 from gptcore.text import workers
+from gptcore.text.corpus_table import PRIORITY, repeated
 from gptcore.text.documents import Document, clean_text, read, read_documents, write
 from gptcore.text.sources import resolve_source, source_labels
 from gptcore.work import Outcome, Work
@@ -154,9 +155,9 @@ def test_splits_are_drawn_by_group_in_the_shares_asked_for(tmp_path: Path) -> No
 
 def test_equal_texts_stay_where_training_cannot_see_them() -> None:
     text = np.array([5, 5, 7, 5, 7, 9, 9], np.uint64)
-    test, validation, train = (stage.PRIORITY.index(name) for name in ("test", "validation", "train"))
+    test, validation, train = (PRIORITY.index(name) for name in ("test", "validation", "train"))
     splits = np.array([train, validation, train, test, train, validation, validation], np.uint8)
-    assert stage._duplicates(text, splits).tolist() == [True, True, False, False, True, False, True]
+    assert repeated(text, splits).tolist() == [True, True, False, False, True, False, True]
 
 
 def test_long_documents_are_cut_and_bad_text_is_skipped(tmp_path: Path) -> None:
@@ -327,9 +328,8 @@ def test_a_large_file_goes_on_from_its_last_block(tmp_path: Path, monkeypatch: p
     small = "import gptcore.text.harvest as h; h.BLOCK_BYTES = 20_000; from gptcore.text.workers import serve"
     monkeypatch.setattr(workers, "BOOT", workers.BOOT.replace("from gptcore.text.workers import serve", small))
     build(tmp_path / "whole", config)
-    harvested = tmp_path / "out/scratch/harvest"
     build(tmp_path / "out", config)
-    blocks = sorted(harvested.glob("*.json"))
+    blocks = sorted(tmp_path.glob("out/scratch/harvest-files-*/*.json"))
     assert len(blocks) > 10
     for block in blocks[4:]:
         block.unlink()

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from flows.command_line import parser
 from gptcore.config import Finetune, Preset, Skill
 from gptcore.config_sources import Files, HubDataset, PythonDocs, Url
+from gptcore.config_steps import Decontaminate, Filter, Language, Mask, NearDuplicates, Repair
 from gptcore.presets import load_preset, preset_names
 from gptcore.stages import stages
 
@@ -150,6 +151,8 @@ def schema_keys() -> set[str]:
     keys = {
         f"corpus.sources[].{name}" for source in (PythonDocs, HubDataset, Files, Url) for name in source.model_fields
     }
+    steps = (Repair, Language, Filter, Mask, NearDuplicates, Decontaminate)
+    keys |= {f"corpus.steps[].{name}" for step in steps for name in step.model_fields}
     keys |= {f"finetune.<skill>.{name}" for name in Finetune.model_fields}
     for name, field in Preset.model_fields.items():
         holds = field.annotation

@@ -16,10 +16,10 @@ from gptcore.config_sources import Files, PythonDocs
 from gptcore.durable import write_bytes, write_json
 from gptcore.evaluation.report import build_report
 from gptcore.evaluation.report_lineage import differing, reproduction
-from gptcore.evaluation.report_page import Markup, page, table, text
 from gptcore.evaluation.report_plots import POINTS, Bars, Line, bars, curves, thinned
 from gptcore.evaluation.report_scores import extremes
 from gptcore.evaluation.report_words import duration, number, size
+from gptcore.html_page import Markup, page, table, text
 from gptcore.presets import load_preset, preset_names
 from gptcore.store import Manifest
 from gptcore.work import Work

@@ -13,10 +13,10 @@ from gptcore.durable import write_bytes
 from gptcore.evaluation.comparison import STDERR
 from gptcore.evaluation.report_data import corpus, published, tokenizer
 from gptcore.evaluation.report_lineage import asked, lineage, reproduce
-from gptcore.evaluation.report_page import Markup, card, element, figure, joined, page, paragraph
 from gptcore.evaluation.report_plots import Line, curves
 from gptcore.evaluation.report_scores import Scores, benchmarks, read_scores, samples_of
 from gptcore.evaluation.report_words import DASH, NOT_MEASURED, duration, number
+from gptcore.html_page import Markup, card, element, figure, joined, page, paragraph
 from gptcore.store import Manifest
 from gptcore.work import Outcome, Work, read_metrics
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gptcore.evaluation.report_page import Markup, code, folded, joined, paragraph, table
 from gptcore.evaluation.report_words import NOT_MEASURED, flat, number, size
+from gptcore.html_page import Markup, code, folded, joined, paragraph, table
 from gptcore.text.documents import SPLITS
 
 

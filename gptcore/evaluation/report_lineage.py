@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from gptcore.config import DIAL_FIELDS, EXECUTION, Finetune, Preset
-from gptcore.evaluation.report_page import Markup, code, definitions, element, joined, paragraph, short, table, text
 from gptcore.evaluation.report_words import DASH, duration, flat
+from gptcore.html_page import Markup, code, definitions, element, joined, paragraph, short, table, text
 from gptcore.presets import load_preset, preset_names
 from gptcore.store import Manifest
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from gptcore.evaluation.comparison import ABOUT_OTHERS, STDERR, Verdict, verdict
 from gptcore.evaluation.report_data import stage_json
-from gptcore.evaluation.report_page import Markup, definitions, element, figure, joined, paragraph, table
 from gptcore.evaluation.report_plots import Bars, bars
 from gptcore.evaluation.report_words import DASH, NOT_MEASURED, with_error
+from gptcore.html_page import Markup, definitions, element, figure, joined, paragraph, table
 
 SAMPLES = 4
 """Best and worst answers shown of each skill."""

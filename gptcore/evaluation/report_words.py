@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from gptcore.evaluation.report_page import Markup, paragraph, text
+from gptcore.html_page import Markup, paragraph, text
 
 DASH = Markup("&ndash;")
 NOT_MEASURED = paragraph("Not measured.", "soft")

@@ -13,7 +13,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,6 +41,8 @@ class Block:
     state: Any
     counts: dict[str, int]
     named: dict[str, list[str]]
+    sha256: str
+    """Of `lines`."""
 
 
 def committed(directory: Path, key: str) -> list[Block]:
@@ -97,9 +99,11 @@ def harvest(task: Message, tell: Tell) -> Message:
                 "state": None if taken.end else reading.state(),
                 "counts": dict(taken.counts),
                 "named": taken.named,
+                "sha256": taken.digest.hexdigest(),
             },
         )
         if taken.end:
+            reading.clear()
             return {"documents": taken.items}
         done, number = taken.items, number + 1
 
@@ -110,17 +114,19 @@ class _Taken:
     end: bool
     counts: Counter[str]
     named: dict[str, list[str]]
+    digest: hashlib._Hash
 
 
 def _fill(file: IO[bytes], reading: Reading, task: Message, tell: Tell, done: int, before: int) -> _Taken:
     """Documents into one block until it is full or the unit ends; `before` is the bytes of the unit's other blocks."""
-    taken = _Taken(done, True, Counter(), {})
+    taken = _Taken(done, True, Counter(), {}, hashlib.sha256())
     size, told = 0, time.monotonic()
     for item in reading.items:
         taken.items += 1
         line = _line(item, task, taken)
         if line is not None:
             file.write(line)
+            taken.digest.update(line)
             size += len(line)
         if taken.items % 64 == 0 and time.monotonic() - told > 0.5:
             told = time.monotonic()
@@ -157,9 +163,13 @@ def _line(item: Document | Problem, task: Message, taken: _Taken) -> bytes | Non
     if len(text) < task["min_chars"]:
         taken.counts["too_short"] += 1
         return None
-    data = text.encode()
-    document = Document(item.id, item.source, item.group, item.package, item.name, text)
-    head = f"{text_hash(data):016x} {group_hash(item.group):016x} {len(data):08x} "
+    return line_of(replace(item, text=text))
+
+
+def line_of(document: Document) -> bytes:
+    """A document with its prefix, as it stands in a block."""
+    data = document.text.encode()
+    head = f"{text_hash(data):016x} {group_hash(document.group):016x} {len(data):08x} "
     return head.encode() + write(document)
 
 

@@ -69,6 +69,8 @@ class Reading:
     """Whatever more than the number of items a resume needs, JSON-able."""
     finish: Callable[[], None] = lambda: None
     """Called at the end: raises ValueError when the source is no longer what its version says."""
+    clear: Callable[[], None] = lambda: None
+    """Called when all of it is committed: removes what only reading needed."""
 
 
 def read_unit(
@@ -87,7 +89,7 @@ def read_unit(
     if unit["kind"] == "url":
         path = _downloaded(unit, scratch, tell)
         found = files.read_file(path, path.name, unit["text_field"], "url", label, max_chars, scratch, done)
-        return Reading(found)
+        return Reading(found, clear=path.unlink)
     path = Path(unit["path"])
     found = files.read_file(path, unit["name"], unit["text_field"], "files", label, max_chars, scratch, done)
 

@@ -20,7 +20,10 @@ import threading
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gptcore.work import Work
 
 Message = dict[str, Any]
 Tell = Callable[[Message], None]
@@ -35,6 +38,11 @@ ERRORS: dict[str, type[Exception]] = {"ValueError": ValueError, "FileNotFoundErr
 
 class WorkerDied(RuntimeError):
     """A worker ended without an answer: killed, out of memory, or a fault of ours."""
+
+
+def spread_tasks(function: str, tasks: Sequence[Message], work: Work) -> Generator[tuple[int, Message], None, None]:
+    """`run_tasks`, or what the work brings in its place (`runtime.engine`)."""
+    return (work.spread or run_tasks)(function, tasks, work.runtime.workers)
 
 
 def run_tasks(function: str, tasks: Sequence[Message], workers: int) -> Generator[tuple[int, Message], None, None]:
@@ -106,7 +114,7 @@ class _Worker:
         messages = [json.loads(line) for line in lines]
         for message in messages:
             if "error" in message:
-                _raise(message)
+                raise_from(message)
         return messages
 
     def kill(self) -> None:
@@ -125,7 +133,8 @@ class _Worker:
         raise WorkerDied(f"a worker {how}" + (f": {last[0]}" if last else "") + "; run again to go on")
 
 
-def _raise(message: Message) -> None:
+def raise_from(message: Message) -> None:
+    """Raise what `answer` caught."""
     if message["error"] == "OSError":
         raise OSError(message["errno"], message["message"], message["path"])
     error = ERRORS.get(message["error"], WorkerDied)(message["message"])
@@ -150,22 +159,25 @@ def serve(function: str) -> None:
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
-    module, _, name = function.partition(":")
-    action = getattr(importlib.import_module(module), name)
 
     def tell(message: Message) -> None:
         replies.write(json.dumps(message).encode() + b"\n")
 
     while True:
-        task = json.loads(tasks.get())
-        try:
-            tell({**action(task, tell), "done": True})
-        except (ValueError, FileNotFoundError) as error:
-            known = next(name for name, kind in ERRORS.items() if isinstance(error, kind))
-            tell({"error": known, "message": str(error)})
-        except OSError as error:
-            reason = error.strerror or str(error)
-            tell({"error": "OSError", "errno": error.errno or errno.EIO, "message": reason, "path": error.filename})
-        except Exception as error:
-            last = f"a worker failed: {type(error).__name__}: {error}"
-            tell({"error": "WorkerDied", "message": last, "trace": traceback.format_exc()})
+        tell(answer(function, json.loads(tasks.get()), tell))
+
+
+def answer(function: str, task: Message, tell: Tell) -> Message:
+    """What "module:name" makes of a task, with {"done": true}, or the error that it raised, for `raise_from`."""
+    module, _, name = function.partition(":")
+    try:
+        return {**getattr(importlib.import_module(module), name)(task, tell), "done": True}
+    except (ValueError, FileNotFoundError) as error:
+        known = next(name for name, kind in ERRORS.items() if isinstance(error, kind))
+        return {"error": known, "message": str(error)}
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return {"error": "OSError", "errno": error.errno or errno.EIO, "message": reason, "path": error.filename}
+    except Exception as error:
+        last = f"a worker failed: {type(error).__name__}: {error}"
+        return {"error": "WorkerDied", "message": last, "trace": traceback.format_exc()}
