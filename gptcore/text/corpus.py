@@ -36,7 +36,7 @@ def build_corpus(config: Corpus, versions: Sequence[Version], work: Work) -> Out
 
     with parts.being_used(root, waiting) as stack:
         units = plan_units(config, versions, root)
-        owned = [directory for unit in units for directory in (unit.harvest, *unit.steps)]
+        owned = [directory for unit in units for directory in (unit.harvest, *unit.steps, unit.signatures)]
         parts.own(stack, owned, waiting)
         sweep_torn([*owned, work.directory / "documents"])
         harvest_units(units, work)

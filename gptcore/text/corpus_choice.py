@@ -41,6 +41,15 @@ def choose(config: Corpus, units: Sequence[Unit], table: Table, work: Work) -> C
     duplicate = repeated(table.rows["text"], splits)
     splits[duplicate] = DROPPED
     choice = Choice(splits, {"duplicates": int(duplicate.sum())})
+    for step in config.steps:
+        if step.kind == "near_duplicates":
+            note = drop_near_duplicates(step, units, table, splits, work)
+        elif step.kind == "decontaminate":
+            note = drop_contaminated(step, (), units, table, splits, work)
+        else:
+            continue
+        choice.left_out[step.kind] = note["dropped"]
+        choice.notes[step.kind] = note
     if not (splits == PRIORITY.index("train")).any():
         found = sum(unit.count("found") for unit in units)
         raise ValueError(

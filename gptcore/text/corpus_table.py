@@ -34,10 +34,15 @@ class Table:
     units: list[int]
     """Row of each unit's first document, and at the end the number of documents."""
 
+    def span(self, block: int) -> tuple[int, int]:
+        """Rows [first, end) of a block."""
+        first = self.blocks[block][1]
+        return first, self.blocks[block + 1][1] if block + 1 < len(self.blocks) else len(self.rows)
+
     def lines(self, members: npt.NDArray[np.int64]) -> Iterator[bytes]:
         """The lines of some documents (ascending row numbers), prefix included, read one by one."""
-        ends = [first for _, first in self.blocks[1:]] + [len(self.rows)]
-        for (paths, first), end in zip(self.blocks, ends, strict=True):
+        for block, (paths, _) in enumerate(self.blocks):
+            first, end = self.span(block)
             low, high = np.searchsorted(members, (first, end))
             if low == high:
                 continue

@@ -23,6 +23,8 @@ SKIPS = ("undecodable", "unparsable", "no_text", "too_long", "truncated", "missi
 """Kinds of items that give no document."""
 HARVEST_VERSION = 1
 """Raised when the same source gives other blocks."""
+SIGNATURES_VERSION = 1
+"""Raised when the same text gives another signature."""
 MOST_REPAIRS = 3
 """Times that damaged blocks are made again before the disk is not to be trusted."""
 
@@ -41,6 +43,8 @@ class Unit:
     steps: list[Path]
     """The parts that hold what the steps said of them."""
     step_configs: list[dict[str, Any]]
+    signatures: Path
+    """The part that holds what near-duplicates are known by, where a step asks for it."""
     task: Message
     blocks: list[Block] = field(default_factory=list)
 
@@ -68,6 +72,7 @@ def plan_units(config: Corpus, versions: Sequence[Version], root: Path) -> list[
     found = []
     limits = {"min_chars": config.min_chars, "max_chars": config.max_chars}
     steps = [step.model_dump(mode="json") for step in config.steps if step.kind not in WHOLE_CORPUS]
+    near = next((step for step in config.steps if step.kind == "near_duplicates"), None)
     labels = source_labels(config.sources)
     for number, (source, version, label) in enumerate(zip(config.sources, versions, labels, strict=True)):
         identity: dict[str, Any] = {
@@ -82,10 +87,14 @@ def plan_units(config: Corpus, versions: Sequence[Version], root: Path) -> list[
         for step in steps:
             identity = {"before": identity, "config": step, **code_identity(step["kind"])}
             directories.append(part(root, step["kind"], identity))
+        signatures = harvest
+        if near is not None:
+            identity = {"before": identity, "config": near.model_dump(mode="json"), "version": SIGNATURES_VERSION}
+            signatures = part(root, near.kind, identity)
         for place, unit in enumerate(source_units(source, version)):
             key = f"{place:06d}"
             task = {"unit": unit, "label": label, **limits, "key": key, "directory": str(harvest)}
-            found.append(Unit(unit, number, key, harvest, directories, steps, task))
+            found.append(Unit(unit, number, key, harvest, directories, steps, signatures, task))
     return found
 
 
@@ -112,8 +121,8 @@ def harvest_units(units: Sequence[Unit], work: Work) -> None:
     elif ready:
         work.say("nothing is read anew: the sources are as they were")
     todo.sort(key=_weight, reverse=True)
-    bar = _Bar(work, "units", ready, len(units), documents)
-    _each("gptcore.text.harvest:harvest", [unit.task for unit in todo], work, bar)
+    bar = Bar(work, "units", ready, len(units), documents)
+    each_task("gptcore.text.harvest:harvest", [unit.task for unit in todo], work, bar)
     for unit in todo:
         unit.blocks = committed(unit.harvest, unit.key)
 
@@ -145,7 +154,7 @@ def step_units(units: Sequence[Unit], work: Work) -> None:
                 work.say(f"{message['damaged']}; it is read again")
                 damaged[id(owners[number])] = owners[number]
 
-        _each("gptcore.text.step_blocks:process", tasks, work, _Bar(work, "blocks", 0, len(tasks), 0), ended)
+        each_task("gptcore.text.step_blocks:process", tasks, work, Bar(work, "blocks", 0, len(tasks), 0), ended)
         if not damaged:
             return
         for unit in damaged.values():
@@ -176,7 +185,7 @@ def _forget(unit: Unit, scratch: Path) -> None:
         table_path(unit, block, scratch).unlink(missing_ok=True)
 
 
-class _Bar:
+class Bar:
     """The stage's bar over many tasks, and the documents beside it."""
 
     def __init__(self, work: Work, what: str, ready: int, total: int, documents: int) -> None:
@@ -197,13 +206,14 @@ class _Bar:
         self._work.progress(done, self._total, self._what, documents=documents)
 
 
-def _each(
+def each_task(
     function: str,
     tasks: list[Message],
     work: Work,
     bar: _Bar,
     ended: Callable[[int, Message], None] = lambda *_: None,
 ) -> None:
+    """Do tasks, wherever the work does them; `ended` gets each task's number and last message."""
     # Closed by hand: an interrupt raised in this loop would leave the workers to the garbage collector.
     with closing(spread_tasks(function, tasks, work)) as messages:
         for number, message in messages:

@@ -7,6 +7,7 @@ from typing import Any
 from gptcore.html_page import Markup, definitions, element, folded, joined, page, paragraph, table
 from gptcore.text.documents import SPLITS
 
+SIDES = (("dropped", "document"), ("stays", "of"))
 BAR = 40
 """Width of the longest bar, characters."""
 
@@ -23,8 +24,10 @@ def sections(card: dict[str, Any]) -> list[tuple[str, Markup]]:
     found = [("Splits", _splits(card)), ("Sources", _sources(card)), ("Left out", _left_out(card))]
     if card["steps"]:
         found.append(("Steps", joined(_step(number, step) for number, step in enumerate(card["steps"], 1))))
-    if "contamination" in card:
-        found.append(("Contamination", _contamination(card["contamination"])))
+    if "near_duplicates" in card:
+        found.append(("Near-duplicates", _near_duplicates(card["near_duplicates"])))
+    if "decontaminate" in card:
+        found.append(("Contamination", _contamination(card["decontaminate"])))
     return [*found, ("Lengths", _lengths(card)), ("Samples", _samples(card))]
 
 
@@ -95,17 +98,32 @@ def _step(number: int, step: dict[str, Any]) -> Markup:
     return joined(pieces)
 
 
+def _near_duplicates(found: dict[str, Any]) -> Markup:
+    pieces: list[object] = [
+        paragraph(f"{found['dropped']:,} documents dropped that are nearly equal to one of {found['clusters']:,} others.")
+    ]
+    if found["examples"]:
+        shown = [
+            definitions((f"{what}: {one[side]['id']}", one[side]["text"]) for what, side in SIDES)
+            for one in found["examples"]
+        ]
+        pieces.append(folded(f"Examples: {len(shown)}", joined(shown)))
+    return joined(pieces)
+
+
 def _contamination(found: dict[str, Any]) -> Markup:
     rows = [
-        (name, f"{of['items']:,}", f"{of['long_enough']:,}", f"{of['hit']:,}", f"{of['hit'] / max(1, of['items']):.2%}")
+        (name, f"{of['items']:,}", f"{of['too_short']:,}", f"{of['contaminated']:,}", f"{of['contaminated_share']:.2%}")
         for name, of in found["benchmarks"].items()
     ]
-    return joined(
-        [
-            paragraph(f"Training documents dropped for a run of words shared with a benchmark: {found['dropped']:,}."),
-            table(("benchmark", "items", "long enough", "found in the text", "share"), rows, (1, 2, 3, 4)),
-        ]
-    )
+    pieces: list[object] = [
+        paragraph(f"{found['dropped']:,} documents dropped that share a run of words with a benchmark."),
+        table(("benchmark", "items", "too short to be found", "found", "share"), rows, (1, 2, 3, 4)),
+    ]
+    if found["examples"]:
+        shown = definitions((one["id"], one["why"]) for one in found["examples"])
+        pieces.append(folded(f"Examples: {len(found['examples'])}", shown))
+    return joined(pieces)
 
 
 def _lengths(card: dict[str, Any]) -> Markup:
