@@ -73,6 +73,9 @@ class Decontaminate(Part):
     """Words in a run; in scripts without spaces, characters count as words."""
     against: Strings = ()
     """Files of benchmark texts besides the corpus's own test split: txt or jsonl, whose every text counts."""
+    most_documents: Positive | None = 10
+    """Runs that stand in more training documents than this are stock phrases and licences, and no reason to drop one;
+    10 is the paper's. None takes every run as a reason."""
 
 
 Step = Annotated[

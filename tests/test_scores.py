@@ -9,10 +9,11 @@ import statistics
 import pytest
 
 from gptcore.evaluation.baselines import baseline
-from gptcore.evaluation.overlap import N, OverlapCounter, words
+from gptcore.evaluation.overlap import N, OverlapCounter
 from gptcore.evaluation.scores import exact_match, f1, mean_stderr, ratio_stderr, rouge, score
 from gptcore.presets import load_skill
 from gptcore.text.skills import Item
+from gptcore.text.words import words
 
 
 def test_exact_match_forgives_case_articles_and_punctuation_only() -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from gptcore.text.words import words
+
 N = 13
 """Words in an n-gram."""
 
-_WORD = re.compile(r"\w+")
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that no word's place in the n-gram loses bits
 
 
@@ -34,11 +34,6 @@ class Overlap:
     def share(self) -> float:
         """Overlapping items over all items."""
         return self.overlapping / self.items
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words, without punctuation."""
-    return _WORD.findall(text.lower())
 
 
 def _hashes(ids: Sequence[int]) -> np.ndarray:
