@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gptcore.config_part import NotNegative, Part, Positive, Share, Strings
-from gptcore.config_sources import PythonDocs, Sources
+from gptcore.config_sources import Files, PythonDocs, Source, Sources
 from gptcore.config_steps import WHOLE_CORPUS, Steps
 
 SPECIAL_TOKENS = (
@@ -96,6 +96,20 @@ class Corpus(Part):
                     f"steps: {after} cannot come after {before}; {', '.join(WHOLE_CORPUS)} come last, once"
                 )
         return self
+
+
+def against(corpus: Corpus) -> Files | None:
+    """The files that a corpus is cleared of (`decontaminate.against`), as a source: their digests enter the key."""
+    for step in corpus.steps:
+        if step.kind == "decontaminate" and step.against:
+            return Files(kind="files", paths=step.against)
+    return None
+
+
+def all_sources(corpus: Corpus) -> tuple[Source, ...]:
+    """Everything whose version a corpus follows from, in the order of the resolved versions."""
+    files = against(corpus)
+    return corpus.sources if files is None else (*corpus.sources, files)
 
 
 class Tokenizer(Part):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gptcore.config import Model, Preset
+from gptcore.config import Model, Preset, all_sources
 from gptcore.config_sources import Source
 from gptcore.durable import sha256_json, write_json
 from gptcore.presets import ConfigError
@@ -45,8 +45,8 @@ def resolve_sources(preset: Preset, home: Path) -> list[dict[str, Any]]:
     """Look at every source anew and remember its version for later plans; that of `model.init` comes last."""
     from gptcore.text.sources import resolve_source  # slow to import, and a plan need not resolve
 
-    versions = [resolve_source(source, home / "cache") for source in preset.corpus.sources]
-    for source, version in zip(preset.corpus.sources, versions, strict=True):
+    versions = [resolve_source(source, home / "cache") for source in all_sources(preset.corpus)]
+    for source, version in zip(all_sources(preset.corpus), versions, strict=True):
         write_json(_resolved_path(source, home), version)
     return [*versions, *_start(preset, home)]
 
@@ -56,7 +56,7 @@ def last_resolved(preset: Preset, home: Path) -> list[dict[str, Any]] | None:
 
     Loading the preset has looked at `model.init` already, so its version is always today's.
     """
-    versions = [read_json(_resolved_path(source, home)) for source in preset.corpus.sources]
+    versions = [read_json(_resolved_path(source, home)) for source in all_sources(preset.corpus)]
     return None if None in versions else [*versions, *_start(preset, home)]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from gptcore.config import DIAL_FIELDS, EXECUTION, EXECUTION_OF_TRAINING, SPECIAL_TOKENS, Finetune, Preset
+from gptcore.config import DIAL_FIELDS, EXECUTION, EXECUTION_OF_TRAINING, SPECIAL_TOKENS, Finetune, Preset, all_sources
 from gptcore.durable import sha256_json
 from gptcore.hardware import library_version, resolve_device, resolve_dtype
 from gptcore.presets import load_skill
@@ -117,13 +117,13 @@ def identity(
 
 
 def corpus_versions(preset: Preset, sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of the resolved versions those of the corpus."""
-    return sources[: len(preset.corpus.sources)]
+    """Of the resolved versions those that the corpus follows from, in the order of `all_sources`."""
+    return sources[: len(all_sources(preset.corpus))]
 
 
 def init_version(preset: Preset, sources: list[dict[str, Any]]) -> dict[str, Any]:
     """Of the resolved versions that of `model.init`."""
-    return sources[len(preset.corpus.sources)]
+    return sources[len(all_sources(preset.corpus))]
 
 
 def key_of(parts: dict[str, Any]) -> str:

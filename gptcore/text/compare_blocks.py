@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -47,14 +46,15 @@ def count_runs(task: Message, tell: Tell) -> Message:
 def decontaminate(task: Message, tell: Tell) -> Message:
     """Which of a block's chosen documents are contaminated, (documents,), and which items of the index were found.
 
-    `task`: as for `count_runs`, and {"documents": .npy of the runs' counts, "most_documents"}. Beside the target stands a
-    .json with examples.
+    `task`: as for `count_runs`, and {"documents": .npy of the runs' counts, "most_documents"}. Beside the target
+    stands a .json with examples.
     """
     whole, chosen = RunIndex.open(Path(task["index"])), np.load(task["chosen"])
     index = without_common_runs(whole, np.load(task["documents"]), task["most_documents"])
     hit = np.zeros(index.items, bool)
     step = make_decontaminate(index, hit)
-    gone, examples = np.zeros(len(chosen), bool), []
+    gone = np.zeros(len(chosen), bool)
+    examples: list[dict[str, str]] = []
     for number, document in enumerate(documents_of(_view(task))):
         if chosen[number] and isinstance(verdict := step(document.text), Dropped):
             gone[number] = True

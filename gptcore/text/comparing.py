@@ -26,7 +26,8 @@ EXAMPLES = 3
 """Documents that the data card shows."""
 EXAMPLE_CHARS = 240
 
-Texts = Iterator[str]
+Benchmarks = Sequence[tuple[str, Iterator[str]]]
+"""(name, texts of its items)."""
 
 
 def drop_near_duplicates(
@@ -59,7 +60,7 @@ def drop_near_duplicates(
 
 def drop_contaminated(
     config: Decontaminate,
-    benchmarks: Sequence[tuple[str, Texts]],
+    benchmarks: Benchmarks,
     units: Sequence[Unit],
     table: Table,
     splits: Codes,
@@ -67,7 +68,7 @@ def drop_contaminated(
 ) -> dict[str, Any]:
     """Mark in `splits` the training and validation documents that share a run of words with a benchmark.
 
-    benchmarks: (name, texts of its items), besides the corpus's own test split. Returns what the data card says:
+    benchmarks: those besides the corpus's own test split. Returns what the data card says:
     {"config", "dropped", "benchmarks", "examples"}.
     """
     folder = work.scratch / "contamination"
@@ -93,9 +94,7 @@ def drop_contaminated(
             total += np.load(task["target"])
         _save(documents, total)
     more = {"documents": str(documents), "most_documents": config.most_documents}
-    looking = [
-        {**task, **more, "target": str(folder / f"gone-{number:06d}.npz")} for number, task in enumerate(tasks)
-    ]
+    looking = [{**task, **more, "target": str(folder / f"gone-{number:06d}.npz")} for number, task in enumerate(tasks)]
     _run("decontaminate", looking, "blocks cleared", work)
 
     left = without_common_runs(index, np.load(documents), config.most_documents)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from gptcore.config import Corpus
+from gptcore.config import Corpus, against
 from gptcore.durable import write_bytes, write_json
 from gptcore.text import parts
+from gptcore.text.comparing import Benchmarks
 from gptcore.text.corpus_choice import choose
 from gptcore.text.corpus_files import write_files
 from gptcore.text.corpus_table import read_table
 from gptcore.text.corpus_units import SKIPS, Unit, harvest_units, plan_units, step_units, sweep_torn
 from gptcore.text.data_card import data_card
 from gptcore.text.data_card_page import data_card_page
+from gptcore.text.documents import Document
 from gptcore.text.python_docs import STDLIB, canonical_name
-from gptcore.text.sources import Version
+from gptcore.text.sources import Version, read_unit, source_units
 from gptcore.work import Outcome, Work
 
 
 def build_corpus(config: Corpus, versions: Sequence[Version], work: Work) -> Outcome:
-    """Make `documents/<split>-*.jsonl` and the data card from the sources; `versions` as `resolve_source` gave them.
+    """Make `documents/<split>-*.jsonl` and the data card from the sources.
+
+    `versions`: what `resolve_source` gave for `config.sources`, and after them for `against(config)`, where that is.
 
     1. Harvest: every unit of every source becomes committed blocks, in worker processes.
     2. Steps: what each of `corpus.steps` changes or drops is left beside the blocks, block by block.
@@ -35,7 +40,7 @@ def build_corpus(config: Corpus, versions: Sequence[Version], work: Work) -> Out
         work.say("another corpus is reading the same sources; waiting for it")
 
     with parts.being_used(root, waiting) as stack:
-        units = plan_units(config, versions, root)
+        units = plan_units(config, versions[: len(config.sources)], root)
         owned = [directory for unit in units for directory in (unit.harvest, *unit.steps, unit.signatures)]
         parts.own(stack, owned, waiting)
         sweep_torn([*owned, work.directory / "documents"])
@@ -43,9 +48,9 @@ def build_corpus(config: Corpus, versions: Sequence[Version], work: Work) -> Out
         _say_problems(config, units, work)
         step_units(units, work)
         table = read_table(units, work.scratch)
-        choice = choose(config, units, table, work)
+        choice = choose(config, _benchmarks(config, versions, work), units, table, work)
         files = write_files(config, table, choice.splits, work)
-        card = data_card(config, versions, units, table, choice, files)
+        card = data_card(config, versions[: len(config.sources)], units, table, choice, files)
     if work.kept is not None:
         parts.sweep(root, work.directory.name, owned)
     write_json(work.directory / "data_card.json", card)
@@ -61,6 +66,20 @@ def build_corpus(config: Corpus, versions: Sequence[Version], work: Work) -> Out
         "corpus/skipped": sum(card["dropped"][kind] for kind in SKIPS),
     }
     return Outcome(("documents/*.jsonl", "data_card.json"), {name: float(value) for name, value in metrics.items()})
+
+
+def _benchmarks(config: Corpus, versions: Sequence[Version], work: Work) -> Benchmarks:
+    """The files of `decontaminate.against`, each a benchmark; whatever format, each row or file is an item."""
+    files = against(config)
+    if files is None:
+        return ()
+
+    def texts(unit: dict[str, Any]) -> Iterator[str]:
+        reading = read_unit(unit, "benchmark", config.max_chars, work.scratch, lambda _: None)
+        yield from (item.text for item in reading.items if isinstance(item, Document))
+        reading.finish()
+
+    return [(unit["name"], texts(unit)) for unit in source_units(files, versions[len(config.sources)])]
 
 
 def _check_held_out(config: Corpus) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gptcore.config import Corpus
+from gptcore.text.comparing import Benchmarks, drop_contaminated, drop_near_duplicates
 from gptcore.text.corpus_table import DROPPED, PRIORITY, Codes, Table, draw_splits, repeated
 from gptcore.text.corpus_units import SKIPS, Unit
 from gptcore.text.python_docs import canonical_name
@@ -27,7 +28,7 @@ class Choice:
     """What the steps that compare documents found, for the data card."""
 
 
-def choose(config: Corpus, units: Sequence[Unit], table: Table, work: Work) -> Choice:
+def choose(config: Corpus, benchmarks: Benchmarks, units: Sequence[Unit], table: Table, work: Work) -> Choice:
     """Splits are drawn first, so that of documents that are alike the one stays that must not be trained on.
 
     1. Splits by group. 2. Equal texts. 3. Near-duplicates and contaminated documents, where steps ask for it.
@@ -45,7 +46,7 @@ def choose(config: Corpus, units: Sequence[Unit], table: Table, work: Work) -> C
         if step.kind == "near_duplicates":
             note = drop_near_duplicates(step, units, table, splits, work)
         elif step.kind == "decontaminate":
-            note = drop_contaminated(step, (), units, table, splits, work)
+            note = drop_contaminated(step, benchmarks, units, table, splits, work)
         else:
             continue
         choice.left_out[step.kind] = note["dropped"]

@@ -210,7 +210,7 @@ def each_task(
     function: str,
     tasks: list[Message],
     work: Work,
-    bar: _Bar,
+    bar: Bar,
     ended: Callable[[int, Message], None] = lambda *_: None,
 ) -> None:
     """Do tasks, wherever the work does them; `ended` gets each task's number and last message."""

@@ -100,7 +100,9 @@ def _step(number: int, step: dict[str, Any]) -> Markup:
 
 def _near_duplicates(found: dict[str, Any]) -> Markup:
     pieces: list[object] = [
-        paragraph(f"{found['dropped']:,} documents dropped that are nearly equal to one of {found['clusters']:,} others.")
+        paragraph(
+            f"{found['dropped']:,} documents dropped that are nearly equal to one of {found['clusters']:,} others."
+        )
     ]
     if found["examples"]:
         shown = [
