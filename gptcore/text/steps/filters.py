@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Of what the step does to the same text under the same config."""
-LIBRARIES = ()
+LIBRARIES: tuple[str, ...] = ()
 """Libraries whose version changes its verdicts."""
 
 

@@ -23,6 +23,7 @@ class Phrases:
 
     def groups(self, n: int) -> list[list[int]]:
         """For every n-gram that occurs at least twice, where it begins; in order of first occurrence."""
+        assert n >= self._first, f"order {n} is below the first, {self._first}"
         if not self._orders:
             self._orders.append(self._starting_groups())
         while len(self._orders) <= n - self._first:

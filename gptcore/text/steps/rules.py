@@ -56,16 +56,18 @@ def without_lines(text: str, marks: Sequence[str], most_characters: int | None =
 
     With `most_characters` longer lines stay. The same text object where nothing is found.
     """
+
+    def stays(line: str) -> bool:
+        if most_characters is not None and len(line) > most_characters:
+            return True
+        lower = line.lower()
+        return not any(mark in lower for mark in marks)
+
     lower = text.lower()
     if not any(mark in lower for mark in marks):
         return text, 0
     lines = text.split("\n")
-    kept = [
-        line
-        for line in lines
-        if (most_characters is not None and len(line) > most_characters)
-        or not any(mark in low for low in [line.lower()] for mark in marks)
-    ]
+    kept = list(filter(stays, lines))
     return ("\n".join(kept).strip("\n"), len(lines) - len(kept)) if len(kept) < len(lines) else (text, 0)
 
 
