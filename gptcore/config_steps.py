@@ -4,9 +4,74 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from gptcore.config_part import Part, Positive, Strings, as_tuple
+
+FILTER_RULES: dict[str, tuple[str, ...]] = {
+    "web": (
+        "javascript_lines",
+        "policy_lines",
+        "lorem_ipsum",
+        "curly_bracket",
+        "words",
+        "mean_word_length",
+        "symbols",
+        "duplicate_lines",
+        "duplicate_line_characters",
+        "duplicate_paragraphs",
+        "bullet_lines",
+        "ellipsis_lines",
+        "ending_lines",
+        "short_lines",
+        "stop_words",
+        "sentences",
+        "words_with_letter",
+        "top_phrase",
+        "duplicate_phrases",
+    ),
+    "docs": (
+        "copyright_lines",
+        "lorem_ipsum",
+        "placeholder",
+        "licence",
+        "words",
+        "mean_word_length",
+        "duplicate_lines",
+        "letters",
+        "encoded",
+        "top_phrase",
+        "duplicate_phrases",
+    ),
+    "code": (
+        "lock_file",
+        "generated",
+        "lines",
+        "mean_line_length",
+        "longest_line",
+        "duplicate_code",
+        "letters",
+        "encoded",
+        "literal_lines",
+    ),
+    "zh": (
+        "boilerplate_lines",
+        "chinese_characters",
+        "chinese_share",
+        "kana_share",
+        "latin_share",
+        "digit_share",
+        "punctuation_share",
+        "stop_characters",
+        "mean_line_length",
+        "duplicate_lines",
+        "duplicate_line_characters",
+        "top_phrase",
+        "duplicate_phrases",
+    ),
+}
+"""The rules of each profile of the filter step, in the order they are tried. What they do and their limits:
+gptcore/text/steps/profiles.py, which is not imported here so that a config loads fast."""
 
 
 class Repair(Part):
@@ -36,9 +101,19 @@ class Filter(Part):
     """Which step this is."""
     profile: Literal["web", "docs", "code", "zh"]
     """Rules for one kind of text. web: those of Gopher, C4 and FineWeb; docs: of technical prose; code: of source code;
-    zh: of Chinese text."""
+    zh: of Chinese text (not of Japanese)."""
     without: Strings = ()
     """Rules of the profile that are left out, by name."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Filter:
+        there = FILTER_RULES[self.profile]
+        if unknown := [name for name in self.without if name not in there]:
+            raise ValueError(
+                f"without names {', '.join(map(repr, unknown))}, no rule of the profile {self.profile}; "
+                f"its rules are {', '.join(there)}"
+            )
+        return self
 
 
 class Mask(Part):
