@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import importlib.resources
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from gptcore.config import DIAL_FIELDS, EXECUTION, EXECUTION_OF_TRAINING, SPECIAL_TOKENS, Finetune, Preset, all_sources
+from gptcore.config import (
+    DIAL_FIELDS,
+    EXECUTION,
+    EXECUTION_OF_TRAINING,
+    SPECIAL_TOKENS,
+    Corpus,
+    Finetune,
+    Preset,
+    all_sources,
+)
+from gptcore.config_sources import Source
 from gptcore.durable import sha256_json
 from gptcore.hardware import library_version, resolve_device, resolve_dtype
 from gptcore.presets import load_skill
+
+LIBRARIES_OF_STEPS = {"repair": ("ftfy",), "language": ("py3langid",)}
+"""A test holds them against what the steps themselves say."""
 
 Identity = Callable[[Preset], dict[str, Any]]
 
@@ -49,7 +63,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
     reading = ("pretrained.py", "adapters/pretrained.py", "adapters/hf_weights.py") if start else ()
     added = ("text/takeover.py", "tokenizer_file.py", "byte_bpe.py") if start else ()
     every = [
-        Stage("corpus", 2, (), lambda p: _dump(p.corpus), (), text, root=True),
+        Stage("corpus", 2, (), lambda p: _dump(p.corpus), corpus_libraries(preset.corpus), text, root=True),
         Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), ("text/tokenizer.py", *added), init=taken),
         Stage("tokens", 1, ("corpus", "tokenizer"), lambda p: _dump(p.tokens), ("tokenizers", "tiktoken"), text),
         Stage("pretrain", 2, ("tokens", "tokenizer"), _pretrain, ("torch",), (*learning, *reading), init=begun),
@@ -92,6 +106,27 @@ def stages(preset: Preset) -> dict[str, Stage]:
         )
     )
     return {stage.name: stage for stage in every}
+
+
+def corpus_libraries(corpus: Corpus) -> tuple[str, ...]:
+    """The distributions that a corpus's steps and sources leave decisions to."""
+    kinds = {step.kind for step in corpus.steps}
+    found = {name for kind in kinds for name in LIBRARIES_OF_STEPS.get(kind, ())}
+    for source in corpus.sources:
+        found.update(libraries_of_source(source))
+    return tuple(sorted(found))
+
+
+def libraries_of_source(source: Source) -> tuple[str, ...]:
+    """The distributions that take the text out of a source's pages."""
+    if source.kind == "files":
+        names = source.paths
+    elif source.kind == "url":
+        names = (source.url,)
+    else:
+        return ()
+    # An archive's members are known only when it is read.
+    return ("trafilatura",) if any(re.search(r"\.(html?|tar|tgz|zip)\b|\*$", name) for name in names) else ()
 
 
 def identity(

@@ -19,6 +19,7 @@ from flows.ephemeral_server import prefect_server
 from flows.prefect_settings import prepare_prefect
 from flows.uncollected import uncollected
 from gptcore.adapters.mlflow_lookup import Presence, run_presence
+from gptcore.adapters.ray_tasks import check_ray
 from gptcore.config import Preset, no_counterpart
 from gptcore.home import home, tracking_uri
 from gptcore.plan import StagePlan, make_plan, resolve_sources, select
@@ -38,6 +39,8 @@ def main(options: argparse.Namespace) -> int:
         preset = load_preset(options.preset, options.overrides)
         selected = select(preset, options.only, options.first, options.last)
         select_forced(preset, options.force)
+        if preset.runtime.engine == "ray":
+            check_ray()
         sources = resolve_sources(preset, at)
     except (ConfigError, ValueError, OSError) as problem:
         return refuse(problem)

@@ -11,6 +11,8 @@ from typing import Any
 
 from gptcore.config import Corpus
 from gptcore.config_steps import WHOLE_CORPUS
+from gptcore.hardware import library_version
+from gptcore.stages import libraries_of_source
 from gptcore.text.block_view import step_record
 from gptcore.text.harvest import Block, committed
 from gptcore.text.parts import part
@@ -80,6 +82,7 @@ def plan_units(config: Corpus, versions: Sequence[Version], root: Path) -> list[
             "config": source.model_dump(mode="json"),
             "source": version,
             "label": label,
+            "libraries": {name: library_version(name) for name in libraries_of_source(source)},
             **limits,
         }
         harvest = part(root, f"harvest-{source.kind}", identity)
