@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gptcore.training.batches import Batch, Example, Integers, key_of, lay
+from gptcore.shuffle import key_of
+from gptcore.training.batches import Batch, Example, Integers, lay
 
 
 def best_fit(order: Integers, lengths: Integers, width: int) -> list[list[int]]:
