@@ -92,7 +92,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def write_text(folder: Path, size: int) -> int:
-    """The same documents as a corpus of ours and as Arrow datasets; their text in bytes. One in 200 is validation."""
+    """The same documents as a corpus of ours and as Arrow datasets; their text in bytes. One in 50 is validation."""
     import sysconfig
 
     from datasets import Dataset
@@ -110,7 +110,7 @@ def write_text(folder: Path, size: int) -> int:
         if not text:
             continue
         seen += 1
-        texts["train" if seen % 200 else "val"].append(text)
+        texts["train" if seen % 50 else "val"].append(text)
         found += len(text.encode())
         if found >= size:
             break
