@@ -11,13 +11,15 @@ counted. tiktoken is built from the very tokenizer that ours loads.
 
 A time is that of the work inside the process, its own imports not counted, those of workers that it starts counted.
 encode_ratio is the median over the turns of the peer's time over ours; encode_ratio_of_map leaves out the peer's
-writing of batches. same_ids compares all the tokens. One JSON object last.
+writing of batches; processor_time_ratio compares processor time, on which other work of the machine has less effect.
+same_ids compares all the tokens. One JSON object last.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -70,16 +72,18 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             done.append(json.loads(ran.stdout.splitlines()[-1]))
             print(f"{side} {turn + 1}: {done[-1]}", file=sys.stderr)
 
-    def ratio(what: str) -> dict[str, Any]:
-        ratios = [peer[what] / ours["s"] for ours, peer in zip(turns["ours"], turns["peer"], strict=True)]
+    def ratio(of_peer: str, of_ours: str = "s") -> dict[str, Any]:
+        ratios = [peer[of_peer] / ours[of_ours] for ours, peer in zip(turns["ours"], turns["peer"], strict=True)]
         return {"median": round(statistics.median(ratios), 3), "range": [round(min(ratios), 3), round(max(ratios), 3)]}
 
-    whole, of_map = ratio("s"), ratio("map_s")
+    whole, of_map, processor = ratio("s"), ratio("map_s"), ratio("processor_s", "processor_s")
     return {
         "encode_ratio": whole["median"],
         "encode_ratio_range": whole["range"],
         "encode_ratio_of_map": of_map["median"],
         "encode_ratio_of_map_range": of_map["range"],
+        "processor_time_ratio": processor["median"],
+        "processor_time_ratio_range": processor["range"],
         **{
             f"{side}_mb_per_s": round(size / statistics.median(one["s"] for one in done) / 1e6, 2)
             for side, done in turns.items()
@@ -146,9 +150,9 @@ def encode_ours(folder: Path, processes: int) -> dict[str, float]:
 
     shutil.rmtree(folder / "ours", ignore_errors=True)
     inputs = {"corpus": folder / "corpus", "tokenizer": folder / "tokenizer"}
-    started = time.perf_counter()
+    started, used = time.perf_counter(), processor_s()
     build_tokens(Tokens(), Work(folder / "ours", inputs, Runtime(workers=processes)))
-    return {"s": time.perf_counter() - started}
+    return {"s": time.perf_counter() - started, "processor_s": processor_s() - used}
 
 
 def encode_as_peer(folder: Path, processes: int) -> dict[str, float]:
@@ -163,7 +167,7 @@ def encode_as_peer(folder: Path, processes: int) -> dict[str, float]:
         ids = [*tokenizer.encode_ordinary(example["text"]), eot]
         return {"ids": ids, "len": len(ids)}
 
-    started = time.perf_counter()
+    started, used = time.perf_counter(), processor_s()
     mapped = datasets.DatasetDict(arrow).map(
         process, remove_columns=["text"], num_proc=processes, load_from_cache_file=False
     )
@@ -178,7 +182,13 @@ def encode_as_peer(folder: Path, processes: int) -> dict[str, float]:
             target[place : place + len(ids)] = ids
             place += len(ids)
         target.flush()
-    return {"s": time.perf_counter() - started, "map_s": map_s}
+    return {"s": time.perf_counter() - started, "processor_s": processor_s() - used, "map_s": map_s}
+
+
+def processor_s() -> float:
+    """Processor time of this process and of those that it has waited for, seconds."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def tiktoken_encoding(directory: Path) -> tuple[Any, int]:

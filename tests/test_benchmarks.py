@@ -61,7 +61,7 @@ def test_encoding_gives_the_ids_of_the_recipe(tmp_path: Path) -> None:
     found = found_by(tmp_path, "encode.py", "--megabytes", "2", "--turns", "1", "--vocab-size", "512")
     assert found["same_ids"] is True and 2 <= found["text_mb"] < 2.2
     assert found["encode_ratio"] >= found["encode_ratio_of_map"] > 0
-    assert found["ours_mb_per_s"] > 0 and found["peer_mb_per_s"] > 0
+    assert min(found[name] for name in ("ours_mb_per_s", "peer_mb_per_s", "processor_time_ratio")) > 0
 
 
 @pytest.mark.parametrize("family", ["gpt2", "modern"])

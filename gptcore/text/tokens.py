@@ -93,7 +93,8 @@ def _plan(config: Tokens, work: Work, split: str, dtype: np.dtype[Any]) -> list[
     shards = -(-int(ends[-1]) // config.shard_bytes)
     inner = np.arange(1, shards)
     if config.shuffle_seed is None:
-        cuts = np.searchsorted(ends, inner * (int(ends[-1]) / shards)) + 1
+        targets = inner * int(ends[-1]) // shards
+        cuts = np.searchsorted(ends, targets.astype(ends.dtype)) + 1  # of another type, all ends would be converted
     else:
         cuts = inner * len(ends) // shards
     borders = [0, *np.unique(cuts[(cuts > 0) & (cuts < len(ends))]).tolist(), len(ends)]
