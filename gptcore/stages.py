@@ -57,7 +57,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
     models = {"base": "pretrain", **{skill: f"finetune-{skill}" for skill in skills}}
     benchmarks = tuple(f"benchmark-{model}" for model in models)
     skill_code = ("text/skills.py", "text/docstring_items.py")
-    text, learning = ("text",), ("model", "training", "text/tokenizer.py", *skill_code)
+    text, learning = ("text",), ("model", "training", "shuffle.py", "text/tokenizer.py", *skill_code)
     start = preset.model.init is not None
     taken, begun = (("tokenizer",), ("config", "weights", "tokenizer")) if start else ((), ())
     reading = ("pretrained.py", "adapters/pretrained.py", "adapters/hf_weights.py") if start else ()
@@ -65,7 +65,14 @@ def stages(preset: Preset) -> dict[str, Stage]:
     every = [
         Stage("corpus", 2, (), lambda p: _dump(p.corpus), corpus_libraries(preset.corpus), text, root=True),
         Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), ("text/tokenizer.py", *added), init=taken),
-        Stage("tokens", 1, ("corpus", "tokenizer"), lambda p: _dump(p.tokens), ("tokenizers", "tiktoken"), text),
+        Stage(
+            "tokens",
+            2,
+            ("corpus", "tokenizer"),
+            lambda p: _dump(p.tokens),
+            ("tokenizers", "tiktoken"),
+            (*text, "shuffle.py"),
+        ),
         Stage("pretrain", 2, ("tokens", "tokenizer"), _pretrain, ("torch",), (*learning, *reading), init=begun),
         *(
             Stage(f"finetune-{skill}", 1, ("pretrain", "corpus"), _finetune(skill), _tuners(tuning), learning)

@@ -57,6 +57,13 @@ def test_memory_of_every_data_stage(tmp_path: Path) -> None:
     assert found["growth_ok"] is True and found["within_limit"] is True
 
 
+def test_encoding_gives_the_ids_of_the_recipe(tmp_path: Path) -> None:
+    found = found_by(tmp_path, "encode.py", "--megabytes", "2", "--turns", "1", "--vocab-size", "512")
+    assert found["same_ids"] is True and 2 <= found["text_mb"] < 2.2
+    assert found["encode_ratio"] >= found["encode_ratio_of_map"] > 0
+    assert min(found[name] for name in ("ours_mb_per_s", "peer_mb_per_s", "processor_time_ratio")) > 0
+
+
 @pytest.mark.parametrize("family", ["gpt2", "modern"])
 def test_generation_beside_transformers(family: str, tmp_path: Path) -> None:
     found = found_by(tmp_path, "generate.py", "--family", family, "--layers", "1", "--rounds", "1", "--new-tokens", "4")

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,8 @@ def test_packing_learns_the_same_in_rows_of_the_context(workspace):
         losses[packing] = finetune(config(steps=60, packing=packing), SKILL, work).metrics["finetune-qa/val_loss"]
     assert losses[True] == pytest.approx(losses[False], rel=0.1)
     assert losses[True] != losses[False]
+    (said,) = [line for line in work.said if "packed" in line]
+    assert re.fullmatch(r"\d+ examples packed, none cut or left out: \d+\.\d% of the places are empty", said)
 
 
 def test_lora_leaves_a_model_directory_like_any_other_and_its_adapter(workspace, base):

@@ -16,7 +16,7 @@ from tiny_training import MODEL, VOCABULARY, history, inputs, pretrain_config, w
 from gptcore.config import Runtime
 from gptcore.model.families import build
 from gptcore.model.gpt import GPTConfig
-from gptcore.text.tokens import TokenShards
+from gptcore.text.token_shards import TokenShards
 from gptcore.training.batches import Batch, Example, ExampleBatches, WindowBatches
 from gptcore.training.checkpoint import Checkpoints, Progress
 from gptcore.training.checkpoint_names import committed

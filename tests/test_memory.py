@@ -12,7 +12,7 @@ from tiny_training import MODEL, VOCABULARY, history, inputs, pretrain_config, w
 from gptcore.model.families import build
 from gptcore.model.gpt import GPTConfig
 from gptcore.model.weights import load_model
-from gptcore.text.tokens import TokenShards
+from gptcore.text.token_shards import TokenShards
 from gptcore.training.batches import WindowBatches
 from gptcore.training.launch import _error
 from gptcore.training.loop import Job, train

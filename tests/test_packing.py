@@ -9,7 +9,7 @@ from gptcore.model.loss import IGNORED
 from gptcore.model.packed import PackedAttention
 from gptcore.training.batches import Example, collate, lay
 from gptcore.training.gradient import gradient
-from gptcore.training.packing import PackedBatches, best_fit, plan_rows
+from gptcore.training.packing import PackedBatches, best_fit, empty_share, plan_rows
 
 ROWS = [
     [Example([5, 6, 7, 8], [8, 9]), Example([4], [1, 2, 3]), Example([9, 9], [30, 31, 32, 33])],
@@ -127,3 +127,40 @@ def test_a_batch_holds_at_most_its_tokens_and_a_row_at_most_the_context():
     assert torch.equal(batches(3).inputs, batches(3).inputs)
     small = PackedBatches(examples, context=24, batch_tokens=5, steps=5, seed=0)
     assert all(small(step).inputs.shape[0] == 1 and small(step).inputs.shape[1] <= 11 for step in range(5))
+
+
+def test_no_example_and_no_token_of_an_answer_is_lost():
+    """What does not fit into a batch is in a later one of the same epoch, whole."""
+    draw = np.random.default_rng(4)
+    examples = [Example([1000 + i] * int(draw.integers(1, 20)), [i] * int(draw.integers(1, 30))) for i in range(500)]
+    batches = PackedBatches(examples, context=64, batch_tokens=200, steps=300, seed=2)
+    learned = np.zeros(500, dtype=np.int64)
+    prompts = np.zeros(500, dtype=np.int64)
+    read = step = 0
+    while sum(len(row) for batch in batches.plan[:step] for row in batch) < 500:
+        batch = batches(step)
+        targets = batch.targets[batch.targets != IGNORED].numpy()
+        learned += np.bincount(targets, minlength=500)
+        inputs = batch.inputs.numpy()
+        prompts += np.bincount(inputs[inputs >= 1000] - 1000, minlength=500)
+        read, step = read + batch.tokens, step + 1
+    assert learned.tolist() == [len(example.target) for example in examples]
+    assert prompts.tolist() == [len(example.prompt) for example in examples]
+    assert read == sum(len(example) - 1 for example in examples)
+
+
+def test_the_empty_places_are_counted_as_they_are_laid():
+    assert empty_share([[[0, 1], [2]], [[3]]], np.array([3, 4, 5, 2])) == pytest.approx(2 / 16)
+    draw = np.random.default_rng(5)
+    examples = [Example([1] * int(draw.integers(20, 60)), [2] * int(draw.integers(20, 42))) for _ in range(1000)]
+    batches = PackedBatches(examples, context=256, batch_tokens=1024, steps=60, seed=1)
+    places = sum(batches(step).inputs.numel() for step in range(60))
+    assert batches.empty == pytest.approx(1 - sum(batches(step).tokens for step in range(60)) / places)
+    assert batches.empty < 0.04
+
+
+def test_there_are_batches_past_the_steps_for_a_run_that_passed_over_some():
+    examples = [Example([i], [i] * (3 + i % 9)) for i in range(50)]
+    short, long = (PackedBatches(examples, context=24, batch_tokens=50, steps=steps, seed=0) for steps in (5, 100))
+    for step in (4, 5, 6, 40):
+        assert torch.equal(short(step).inputs, long(step).inputs)

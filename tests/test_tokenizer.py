@@ -176,7 +176,11 @@ def test_special_tokens_are_text_in_a_corpus_and_tokens_in_a_prompt(tokenizer: T
 
 
 def test_batches_and_byte_counts(tokenizer: TextTokenizer) -> None:
-    assert tokenizer.encode_batch(ODD_TEXTS) == [tokenizer.encode(text) for text in ODD_TEXTS]
+    expected = [i for text in ODD_TEXTS for i in (*tokenizer.encode(text), tokenizer.eot)]
+    assert tokenizer.encode_documents(ODD_TEXTS).tolist() == expected, "one of them names the end-of-text token"
+    plain = [text for text in ODD_TEXTS if "<|endoftext|>" not in text] + ["ends in <|endoftext", "|>", "<|answer|>"]
+    expected = [i for text in plain for i in (*tokenizer.encode(text), tokenizer.eot)]
+    assert tokenizer.encode_documents(plain).tolist() == expected
     counts = tokenizer.token_bytes()
     assert counts.shape == (tokenizer.vocab_size,)
     assert counts.dtype == np.int32

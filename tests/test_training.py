@@ -24,9 +24,10 @@ from gptcore.model.families import build
 from gptcore.model.gpt import GPTConfig
 from gptcore.model.loss import IGNORED
 from gptcore.model.weights import load_model
-from gptcore.text.tokens import TokenShards
+from gptcore.shuffle import permute
+from gptcore.text.token_shards import TokenShards
 from gptcore.training import device
-from gptcore.training.batches import Batch, Example, ExampleBatches, WindowBatches, collate, permute, plan
+from gptcore.training.batches import Batch, Example, ExampleBatches, WindowBatches, collate, plan
 from gptcore.training.checkpoint_names import latest_step
 from gptcore.training.gradient import gradient
 from gptcore.training.heldout import evaluate_examples, evaluate_text, held_out_windows

@@ -38,7 +38,7 @@ PRESET = """\
 name: weather
 corpus: {{sources: [{source}], validation_share: 0.1, shard_bytes: 100_000}}
 tokenizer: {{vocab_size: 400, train_bytes: 100_000}}
-tokens: {{shard_tokens: 50_000}}
+tokens: {{shard_bytes: 150_000}}
 model: {{n_layer: 1, n_head: 2, n_embd: 32, context: 64}}
 pretrain: {{steps: 60, batch_tokens: 256, warmup_steps: 5, eval_every: 30, eval_tokens: 2_000}}
 runtime: {{checkpoint_every: 10, threads: 1}}

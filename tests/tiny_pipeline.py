@@ -16,7 +16,7 @@ corpus:
   held_out: [networkx]
   shard_bytes: 400_000
 tokenizer: {vocab_size: 512, train_bytes: 300_000}
-tokens: {shard_tokens: 200_000}
+tokens: {shard_bytes: 600_000}
 model: {family: modern, n_layer: 1, n_head: 2, n_embd: 32, context: 128}
 pretrain: {optimizer: muon, steps: 60, batch_tokens: 1024, warmup_steps: 5, eval_every: 30, eval_tokens: 5_000}
 finetune:

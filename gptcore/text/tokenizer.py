@@ -12,7 +12,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ LONGEST_BLANK = 200_000
 """Blanks in a row, characters, on which tiktoken's regex engine still finds its way with the patterns of others; a
 million overflow its stack."""
 _BLANKS = re.compile(rf"\s{{{LONGEST_BLANK}}}")
+Ids = np.ndarray[tuple[int], np.dtype[np.uint32]]
 NO_LIMIT = int(1e30)
 """What transformers writes for no limit: the longest sequence is the model's affair, not the tokenizer's."""
 
@@ -197,6 +198,14 @@ class TextTokenizer:
             mergeable_ranks=bpe.pieces,
             special_tokens={**bpe.plain, **bpe.special},
         )
+        self._end = end
+        # Between texts the token must be found where it was put: not where a part of it ends a text, or where a longer
+        # special token begins. Plain tokens could reach across.
+        self._joinable = not (
+            bpe.plain
+            or any(end.startswith(end[-length:]) for length in range(1, len(end)))
+            or any(token.startswith(end) for token in bpe.special if token != end)
+        )
         self._special_ids = frozenset([*bpe.special.values(), *range(bpe.size, rows)])
         self.special = bpe.special
         """Special token -> id."""
@@ -248,13 +257,18 @@ class TextTokenizer:
         ids: list[int] = slow.encode(text, add_special_tokens=False).ids
         return ids
 
-    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """`encode` of each text, on the calling thread.
+    def encode_documents(self, texts: Sequence[str]) -> Ids:
+        """Ids of documents one after another, each closed by the end-of-text token, (tokens,) uint32.
 
-        Several threads can each call it with a few hundred kilobytes: tiktoken gives up the interpreter lock. Its own
-        batch call makes a task of every text, which took 2.5 times as long on docstrings.
+        As `encode` on each, and a quarter faster: all go to tiktoken at once, and no list of numbers is made.
         """
-        return [self.encode(text) for text in texts]
+        if self._joinable and (self.pattern == SPLIT_PATTERN or max(map(len, texts), default=0) <= LONGEST_BLANK):
+            if self._bpe.composed:
+                texts = [unicodedata.normalize("NFC", text) for text in texts]
+            joined = "".join([part for text in texts for part in (text, self._end)])
+            if joined.count(self._end) == len(texts):  # none of the texts names the token itself
+                return self._encoding.encode_to_numpy(joined, allowed_special={self._end}, disallowed_special=())
+        return np.array([i for text in texts for i in (*self.encode(text), self.eot)], dtype=np.uint32)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a prompt, in which special tokens stand for themselves."""

@@ -64,7 +64,7 @@ def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
         job = Job(
             name=f"finetune-{skill.name}",
             config=config,
-            next_batch=_batches(config, data.train, model.config.context),
+            next_batch=_batches(config, data.train, model.config.context, work),
             evaluate=lambda: evaluate_examples(model, data.validation, dtype),
             fingerprint={"items": _digest(data), "base model": durable.sha256_file(base / "model.safetensors")},
         )
@@ -80,9 +80,11 @@ def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
     return finish(model, work, base, metrics, "skill.json", *(ADAPTER_FILES if adapter else ()))
 
 
-def _batches(config: Finetune, train: list[Example], context: int) -> Callable[[int], Batch]:
+def _batches(config: Finetune, train: list[Example], context: int, work: Work) -> Callable[[int], Batch]:
     if config.packing:
-        return PackedBatches(train, context, config.batch_tokens, config.steps, config.seed)
+        packed = PackedBatches(train, context, config.batch_tokens, config.steps, config.seed)
+        work.say(f"{len(train)} examples packed, none cut or left out: {packed.empty:.1%} of the places are empty")
+        return packed
     return ExampleBatches(train, config.batch_tokens, config.steps, config.seed)
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gptcore.training.batches import Batch, Example, Integers, key_of, lay
+from gptcore.shuffle import key_of
+from gptcore.training.batches import Batch, Example, Integers, lay
 
 
 def best_fit(order: Integers, lengths: Integers, width: int) -> list[list[int]]:
@@ -57,17 +58,38 @@ def plan_rows(lengths: Integers, width: int, rows: int, steps: int, seed: int) -
     return batches[:steps]
 
 
+def empty_share(plan: Sequence[Sequence[Sequence[int]]], lengths: Integers) -> float:
+    """Share of the places of a plan's batches that hold no token; a batch is as wide as its longest row."""
+    used = [[int(lengths[row].sum()) for row in batch] for batch in plan]
+    places = sum(len(batch) * max(batch) for batch in used)
+    return 1 - sum(sum(batch) for batch in used) / places
+
+
 class PackedBatches:
-    """Fine-tuning: examples packed into rows of the context, each once an epoch."""
+    """Fine-tuning: examples packed into rows of the context, each once an epoch.
+
+    None is cut or left out: the rows that an epoch's last batch cannot fill with examples are not there.
+    """
 
     def __init__(self, examples: Sequence[Example], context: int, batch_tokens: int, steps: int, seed: int) -> None:
-        self.examples = examples
-        lengths = np.array(
-            [len(example) - 1 for example in examples], dtype=np.int64
-        )  # the last token is only a target
-        width = min(context, max(batch_tokens, int(lengths.max())))
-        self.plan = plan_rows(lengths, width, max(1, batch_tokens // width), steps, seed)
+        """context: tokens of a row at most, no fewer than the longest example has."""
+        self.examples, self._seed = examples, seed
+        # The last token of an example is only a target.
+        self._lengths: Integers = np.array([len(example) - 1 for example in examples], dtype=np.int64)
+        self._width = min(context, max(batch_tokens, int(self._lengths.max())))
+        self._rows = max(1, batch_tokens // self._width)
+        self.plan = self._plan(steps)
+
+    def _plan(self, steps: int) -> list[list[list[int]]]:
+        return plan_rows(self._lengths, self._width, self._rows, steps, self._seed)
+
+    @property
+    def empty(self) -> float:
+        """Share of the places of all batches that hold no token."""
+        return empty_share(self.plan, self._lengths)
 
     def __call__(self, step: int) -> Batch:
-        """The batch of a step."""
+        """The batch of a step; there is one past `steps` too, for a run that passed over some."""
+        if step >= len(self.plan):  # a longer plan begins with the shorter one
+            self.plan = self._plan(2 * step)
         return lay([[self.examples[i] for i in row] for row in self.plan[step]])

@@ -13,7 +13,7 @@ from gptcore.config import Model, Pretrain
 from gptcore.model.families import build
 from gptcore.model.gpt import GPT, GPTConfig, parameter_count
 from gptcore.model.weights import load_model, save_model
-from gptcore.text.tokens import TokenShards
+from gptcore.text.token_shards import TokenShards
 from gptcore.training.batches import WindowBatches
 from gptcore.training.checkpoint import prune
 from gptcore.training.device import arithmetic, torch_dtype

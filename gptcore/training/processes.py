@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gptcore.model.gpt import GPT
-from gptcore.training.batches import Batch, key_of
+from gptcore.shuffle import key_of
+from gptcore.training.batches import Batch
 from gptcore.training.checkpoint import Checkpoints
 from gptcore.training.optimizer import Optimizers
 from gptcore.training.team import Team
