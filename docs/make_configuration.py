@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from gptcore import config, config_sources
 from gptcore.config import Finetune, Preset, Skill
 from gptcore.config_part import Part
-from gptcore.config_sources import Files, HubDataset, PythonDocs, Url
+from gptcore.config_sources import Files, HubDataset, PythonDocs, Url, Web
 
 PAGE = Path(__file__).with_name("configuration.md")
 
@@ -36,7 +36,7 @@ compares the two.
 
 SCHEMA = (config, config_sources)
 """The modules whose docstrings the page is made of."""
-SOURCES: tuple[type[Part], ...] = (PythonDocs, HubDataset, Files, Url)
+SOURCES: tuple[type[Part], ...] = (PythonDocs, HubDataset, Files, Url, Web)
 
 
 def sections() -> Iterator[tuple[str, str, type[BaseModel]]]:

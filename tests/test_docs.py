@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from flows.command_line import parser
 from gptcore.config import Finetune, Preset, Skill
-from gptcore.config_sources import Files, HubDataset, PythonDocs, Url
+from gptcore.config_sources import Files, HubDataset, PythonDocs, Url, Web
 from gptcore.presets import load_preset, preset_names
 from gptcore.stages import stages
 
@@ -148,7 +148,9 @@ def make_configuration() -> ModuleType:
 def schema_keys() -> set[str]:
     """Every key a preset or skill may hold."""
     keys = {
-        f"corpus.sources[].{name}" for source in (PythonDocs, HubDataset, Files, Url) for name in source.model_fields
+        f"corpus.sources[].{name}"
+        for source in (PythonDocs, HubDataset, Files, Url, Web)
+        for name in source.model_fields
     }
     keys |= {f"finetune.<skill>.{name}" for name in Finetune.model_fields}
     for name, field in Preset.model_fields.items():

@@ -21,13 +21,14 @@ from gptcore.text.documents import SPLITS
 from gptcore.text.harvest import PREFIX, Block, committed
 from gptcore.text.python_docs import STDLIB, canonical_name
 from gptcore.text.sources import Version, source_labels, source_units
+from gptcore.text.web_problems import WEB_PROBLEMS
 from gptcore.text.workers import Message, run_tasks
 from gptcore.work import Outcome, Work
 
 PRIORITY = ("test", "validation", "train")
 """Of equal texts the copy in the earliest of these stays, so that no test or validation text is trained on."""
 DROPPED = len(PRIORITY)
-SKIPS = ("undecodable", "unparsable", "no_text", "too_long", "truncated", "missing")
+SKIPS = ("undecodable", "unparsable", "no_text", "too_long", "truncated", "missing", *WEB_PROBLEMS)
 
 Bits = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.uint8]
