@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 from gptcore import config, config_sources, config_steps
 from gptcore.config import Finetune, Preset, Skill
 from gptcore.config_part import Part
-from gptcore.config_sources import Files, HubDataset, PythonDocs, Url
-from gptcore.config_steps import Decontaminate, Filter, Language, Mask, NearDuplicates, Repair
+from gptcore.config_sources import Source
+from gptcore.config_steps import Step
 
 PAGE = Path(__file__).with_name("configuration.md")
 
@@ -37,8 +37,8 @@ compares the two.
 
 SCHEMA = (config, config_sources, config_steps)
 """The modules whose docstrings the page is made of."""
-SOURCES: tuple[type[Part], ...] = (PythonDocs, HubDataset, Files, Url)
-STEPS: tuple[type[Part], ...] = (Repair, Language, Filter, Mask, NearDuplicates, Decontaminate)
+SOURCES: tuple[type[Part], ...] = typing.get_args(typing.get_args(Source)[0])
+STEPS: tuple[type[Part], ...] = typing.get_args(typing.get_args(Step)[0])
 
 
 def sections() -> Iterator[tuple[str, str, type[BaseModel]]]:

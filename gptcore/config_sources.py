@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from gptcore.config_part import Part, Positive, Strings, as_tuple
+
+NotNegativeSeconds = Annotated[float, Field(ge=0.0)]
 
 
 class PythonDocs(Part):
@@ -67,5 +69,53 @@ class Url(Part):
     """Tries, with exponential back-off between them."""
 
 
-Source = Annotated[PythonDocs | HubDataset | Files | Url, Field(discriminator="kind")]
+class Web(Part):
+    """Web pages: their main text. Fetched within public addresses only, as each site's robots.txt allows."""
+
+    kind: Literal["web"]
+    """Which source this is."""
+    pages: Strings = ()
+    """Addresses of pages."""
+    sitemaps: Strings = ()
+    """Addresses of site maps (XML or text, also .gz) and of indices of them; their pages follow after `pages`."""
+    snapshot: str = Field(min_length=1)
+    """A name for what is fetched, such as the day. It is the source's version: another one fetches anew."""
+    max_pages: Positive = 10_000
+    """Addresses beyond this many are left out, in the order of the lists."""
+    max_page_bytes: Positive = 5_000_000
+    """A longer page is skipped; counted after unpacking too."""
+    licence: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Under which the pages stand; written into each document."""
+    allow_private: bool = False
+    """Whether hosts in private networks and this machine may be asked."""
+    delay_s: NotNegativeSeconds = 1.0
+    """Seconds between two requests to a host, at least; execution, not identity. So are the fields below."""
+    max_delay_s: NotNegativeSeconds = 30.0
+    """A longer pause that a site asks for (Crawl-delay, Retry-After) is cut to this."""
+    page_seconds: Annotated[float, Field(gt=0)] = 20.0
+    """Seconds for one try of a page, however slowly it comes."""
+    attempts: Positive = 3
+    """Tries of a page, with growing pauses between them."""
+    connections: Positive = 8
+    """Hosts asked at once."""
+
+    @model_validator(mode="after")
+    def _some_address(self) -> Web:
+        if not (self.pages or self.sitemaps):
+            raise ValueError("a web source names no address; give pages, sitemaps or both")
+        return self
+
+
+EXECUTION_OF_SOURCES: dict[str, frozenset[str]] = {
+    "url": frozenset({"timeout_s", "attempts"}),
+    "web": frozenset({"delay_s", "max_delay_s", "page_seconds", "attempts", "connections"}),
+}
+"""By kind, the fields that say how a source is read and not what it holds: they enter no key."""
+
+Source = Annotated[PythonDocs | HubDataset | Files | Url | Web, Field(discriminator="kind")]
 Sources = Annotated[tuple[Source, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+
+
+def identity_of(source: Source) -> dict[str, Any]:
+    """What of a source's config defines the text that is read."""
+    return source.model_dump(mode="json", exclude=set(EXECUTION_OF_SOURCES.get(source.kind, ())))

@@ -19,7 +19,7 @@ from gptcore.config import (
     Preset,
     all_sources,
 )
-from gptcore.config_sources import Source
+from gptcore.config_sources import Source, identity_of
 from gptcore.durable import sha256_json
 from gptcore.hardware import library_version, resolve_device, resolve_dtype
 from gptcore.presets import load_skill
@@ -63,7 +63,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
     reading = ("pretrained.py", "adapters/pretrained.py", "adapters/hf_weights.py") if start else ()
     added = ("text/takeover.py", "tokenizer_file.py", "byte_bpe.py") if start else ()
     every = [
-        Stage("corpus", 2, (), lambda p: _dump(p.corpus), corpus_libraries(preset.corpus), text, root=True),
+        Stage("corpus", 2, (), lambda p: _corpus(p.corpus), corpus_libraries(preset.corpus), text, root=True),
         Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), ("text/tokenizer.py", *added), init=taken),
         Stage(
             "tokens",
@@ -131,7 +131,7 @@ def libraries_of_source(source: Source) -> tuple[str, ...]:
     elif source.kind == "url":
         names = (source.url,)
     else:
-        return ()
+        return ("trafilatura",) if source.kind == "web" else ()
     # An archive's members are known only when it is read.
     return ("trafilatura",) if any(re.search(r"\.(html?|tar|tgz|zip)\b|\*$", name) for name in names) else ()
 
@@ -194,6 +194,10 @@ def code_digest(places: tuple[str, ...]) -> str:
 def _dump(part: Any) -> dict[str, Any]:
     values: dict[str, Any] = part.model_dump(mode="json")
     return values
+
+
+def _corpus(corpus: Corpus) -> dict[str, Any]:
+    return {**_dump(corpus), "sources": [identity_of(source) for source in corpus.sources]}
 
 
 def _tokenizer(preset: Preset) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from pydantic import BaseModel
 
 from flows.command_line import parser
 from gptcore.config import Finetune, Preset, Skill
-from gptcore.config_sources import Files, HubDataset, PythonDocs, Url
-from gptcore.config_steps import Decontaminate, Filter, Language, Mask, NearDuplicates, Repair
+from gptcore.config_sources import Source
+from gptcore.config_steps import Step
 from gptcore.presets import load_preset, preset_names
 from gptcore.stages import stages
 
@@ -148,10 +148,8 @@ def make_configuration() -> ModuleType:
 
 def schema_keys() -> set[str]:
     """Every key a preset or skill may hold."""
-    keys = {
-        f"corpus.sources[].{name}" for source in (PythonDocs, HubDataset, Files, Url) for name in source.model_fields
-    }
-    steps = (Repair, Language, Filter, Mask, NearDuplicates, Decontaminate)
+    sources, steps = (typing.get_args(typing.get_args(union)[0]) for union in (Source, Step))
+    keys = {f"corpus.sources[].{name}" for source in sources for name in source.model_fields}
     keys |= {f"corpus.steps[].{name}" for step in steps for name in step.model_fields}
     keys |= {f"finetune.<skill>.{name}" for name in Finetune.model_fields}
     for name, field in Preset.model_fields.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gptcore.config import Corpus
+from gptcore.config_sources import identity_of
 from gptcore.config_steps import WHOLE_CORPUS
 from gptcore.hardware import library_version
 from gptcore.stages import libraries_of_source
@@ -18,10 +19,11 @@ from gptcore.text.harvest import Block, committed
 from gptcore.text.parts import part
 from gptcore.text.sources import Version, source_labels, source_units
 from gptcore.text.steps.making import code_identity
+from gptcore.text.web_problems import WEB_PROBLEMS
 from gptcore.text.workers import Message, spread_tasks
 from gptcore.work import Work
 
-SKIPS = ("undecodable", "unparsable", "no_text", "too_long", "truncated", "missing")
+SKIPS = ("undecodable", "unparsable", "no_text", "too_long", "truncated", "missing", *WEB_PROBLEMS)
 """Kinds of items that give no document."""
 HARVEST_VERSION = 1
 """Raised when the same source gives other blocks."""
@@ -79,7 +81,7 @@ def plan_units(config: Corpus, versions: Sequence[Version], root: Path) -> list[
     for number, (source, version, label) in enumerate(zip(config.sources, versions, labels, strict=True)):
         identity: dict[str, Any] = {
             "version": HARVEST_VERSION,
-            "config": source.model_dump(mode="json"),
+            "config": identity_of(source),
             "source": version,
             "label": label,
             "libraries": {name: library_version(name) for name in libraries_of_source(source)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ def resolve_source(source: Source, cache_dir: Path) -> Version:
             return files.resolve(source, cache)
         if source.kind == "hub":
             return hub.resolve(source, cache)
+        if source.kind == "web":
+            from gptcore.text import web
+
+            return web.resolve(source)
         from gptcore.text import url  # its HTTP client costs `plan` 16 ms
 
         return url.resolve(source)
@@ -86,6 +91,10 @@ def read_unit(
         names = ("dataset", "config", "split", "text_field", "max_documents", "commit")
         rows = hub.open_rows(**{name: unit[name] for name in names}, label=label, done=done, state=state)
         return Reading(iter(rows), rows.state)
+    if unit["kind"] == "web":
+        from gptcore.text import web
+
+        return Reading(web.read_unit(unit, label, scratch, tell, done), clear=lambda: shutil.rmtree(scratch / "web"))
     if unit["kind"] == "url":
         path = _downloaded(unit, scratch, tell)
         found = files.read_file(path, path.name, unit["text_field"], "url", label, max_chars, scratch, done)
