@@ -64,6 +64,16 @@ def test_encoding_gives_the_ids_of_the_recipe(tmp_path: Path) -> None:
     assert min(found[name] for name in ("ours_mb_per_s", "peer_mb_per_s", "processor_time_ratio")) > 0
 
 
+def test_near_duplicates_beside_datasketch(tmp_path: Path) -> None:
+    found = found_by(tmp_path, "dedup.py", "--megabytes", "0.4", "--turns", "1")
+    assert 0.4 <= found["megabytes"] < 0.42 and found["planted_pairs"] > 30
+    assert min(found["recall"].values()) > 0.6
+    assert found["recall"]["ours"] - found["recall"]["peer"] == pytest.approx(
+        found["dedup_recall_difference"], abs=2e-4
+    )
+    assert min(found["dedup_ratio"], found["dedup_ratio_from_text"]) > 0
+
+
 @pytest.mark.parametrize("family", ["gpt2", "modern"])
 def test_generation_beside_transformers(family: str, tmp_path: Path) -> None:
     found = found_by(tmp_path, "generate.py", "--family", family, "--layers", "1", "--rounds", "1", "--new-tokens", "4")

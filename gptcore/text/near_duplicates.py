@@ -49,7 +49,7 @@ def near_duplicates(
        its size and not its square, and a hundred thousand equal documents one comparison each. Documents already in the
        first one's cluster are not compared again.
     3. Clusters are connected components: two documents may be in one by way of a third.
-    The result is the same in whatever parts and on whatever machine. Memory: about 50 bytes a document, and 50 MB.
+    The result is the same in whatever parts and on whatever machine. Memory: 50 bytes a document, and 80 MB.
     Raises ValueError where parts, permutations and ranks do not fit together.
     """
     starts = _starts(parts, config, len(rank))
@@ -68,17 +68,17 @@ def near_duplicates(
 def bands(threshold: float, permutations: int) -> tuple[int, int]:
     """(bands, places in a band) whose chance to find a pair, 1 - (1 - s^places)^bands, comes nearest to a step at the
     threshold: the area above it left of the threshold and below it on the right, added up, is smallest."""
-    # Gauss-Legendre on either side: the curve is smooth, and 200 points give the areas to 1e-6.
-    points, weights = np.polynomial.legendre.leggauss(200)
-    left = threshold * (points + 1) / 2
-    right = threshold + (1 - threshold) * (points + 1) / 2
+    points = (np.arange(1000) + 0.5) / 1000  # the middles of equal steps: the areas are right to 1e-5
+    left, right = threshold * points, threshold + (1 - threshold) * points
     best = (np.inf, 0, 0)
     for places in range(1, permutations + 1):
         missed_left, missed_right = 1 - left**places, 1 - right**places
+        all_left, all_right = np.ones(1000), np.ones(1000)
         for count in range(1, permutations // places + 1):
-            above = threshold * float(weights @ (1 - missed_left**count))
-            below = (1 - threshold) * float(weights @ missed_right**count)
-            best = min(best, (above + below, count, places))
+            all_left *= missed_left
+            all_right *= missed_right
+            area = threshold * (1 - all_left.mean()) + (1 - threshold) * all_right.mean()
+            best = min(best, (float(area), count, places))
     return best[1], best[2]
 
 

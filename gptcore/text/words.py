@@ -23,6 +23,8 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 _MULTIPLIER = np.uint64(0xC2B2AE3D27D4EB4F)  # odd, so that no word's place in the run loses bits
+_MIXER = np.uint64(0xD6E8FEB86659FD93)
+_HALF = np.uint64(32)
 _CACHED = 1 << 17
 """Characters up to which powers are kept, 4 MB in all."""
 
@@ -57,7 +59,7 @@ def word_hashes(text: str) -> Hashes:
         bits, kinds = _tables()[0][codes], _tables()[1][codes]
     else:
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
-        bits, kinds = _mixed(codes + np.uint64(_BASE)), _tables()[1][codes]
+        bits, kinds = _mixed(_mixed(codes + np.uint64(_BASE))), _tables()[1][codes]
         kinds += (kinds == 2) & (np.arange(len(kinds)) % 2 == 1)  # neighbours differ, so that each is a word
     powers, inverses = _powers(len(bits))
     bits *= powers[: len(bits)]
@@ -71,12 +73,10 @@ def word_hashes(text: str) -> Hashes:
 
 
 def _mixed(values: Hashes) -> Hashes:
-    """Every bit of a value depends on all of them; in place. Without it hashes that are sums would be dependent."""
-    values ^= values >> np.uint64(32)
-    values *= np.uint64(0xD6E8FEB86659FD93)
-    values ^= values >> np.uint64(32)
-    values *= np.uint64(0xD6E8FEB86659FD93)
-    values ^= values >> np.uint64(32)
+    """A bijection, in place, without which hashes that are sums would be linearly dependent."""
+    values ^= values >> _HALF
+    values *= _MIXER
+    values ^= values >> _HALF
     return values
 
 
@@ -84,7 +84,7 @@ def _mixed(values: Hashes) -> Hashes:
 def _tables() -> tuple[Hashes, npt.NDArray[np.uint8]]:
     """64 bits for each ASCII character (128,); of each code point (0x110000,) whether it is outside words (0), inside
     them (1), or a word by itself (2)."""
-    bits = _mixed(np.arange(128, dtype=np.uint64) + np.uint64(_BASE))
+    bits = _mixed(_mixed(np.arange(128, dtype=np.uint64) + np.uint64(_BASE)))
     every = "".join(map(chr, range(0x110000)))
     kinds = np.zeros(len(every), np.uint8)
     for found in re.finditer(r"\w+", every):
