@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gptcore.byte_bpe import readable
+from gptcore.byte_vocabulary import readable
 from gptcore.config import ACTIVATIONS, BAND, POSITIONS, SPECIAL_TOKENS
 from gptcore.durable import sha256_file
 from gptcore.hub_access import asking_hub

@@ -43,14 +43,15 @@ def stages(preset: Preset) -> dict[str, Stage]:
     models = {"base": "pretrain", **{skill: f"finetune-{skill}" for skill in skills}}
     benchmarks = tuple(f"benchmark-{model}" for model in models)
     skill_code = ("text/skills.py", "text/docstring_items.py")
-    text, learning = ("text",), ("model", "training", "text/tokenizer.py", *skill_code)
+    reader = ("text/tokenizer.py", "text/encodings.py", "text/splitting.py")
+    text, learning = ("text",), ("model", "training", *reader, *skill_code)
     start = preset.model.init is not None
     taken, begun = (("tokenizer",), ("config", "weights", "tokenizer")) if start else ((), ())
     reading = ("pretrained.py", "adapters/pretrained.py", "adapters/hf_weights.py") if start else ()
-    added = ("text/takeover.py", "tokenizer_file.py", "byte_bpe.py") if start else ()
+    added = ("text/takeover.py", "tokenizer_file.py", "byte_vocabulary.py") if start else ("text/bpe_training.py",)
     every = [
         Stage("corpus", 1, (), lambda p: _dump(p.corpus), (), text, root=True),
-        Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), ("text/tokenizer.py", *added), init=taken),
+        Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), (*reader, *added), init=taken),
         Stage("tokens", 1, ("corpus", "tokenizer"), lambda p: _dump(p.tokens), ("tokenizers", "tiktoken"), text),
         Stage("pretrain", 2, ("tokens", "tokenizer"), _pretrain, ("torch",), (*learning, *reading), init=begun),
         *(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gptcore.tokenizer_file import files_of
 
@@ -31,10 +31,15 @@ def _characters_of_bytes() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-@dataclass(frozen=True)
-class ByteBpe:
-    """A tokenizer as tiktoken takes it."""
+Kind = Literal["bpe", "unigram", "word"]
+"""bpe: tiktoken gives the same ids."""
 
+
+@dataclass(frozen=True)
+class ByteVocabulary:
+    """A tokenizer each of whose ids stands for certain bytes."""
+
+    kind: Kind
     pattern: str
     """Splits a text into the parts that are merged by themselves."""
     pieces: dict[bytes, int]
@@ -52,7 +57,7 @@ class ByteBpe:
         return max(chain(self.pieces.values(), self.special.values(), self.plain.values())) + 1
 
 
-def readable(saved: Mapping[str, Any], directory: Path) -> ByteBpe:
+def readable(saved: Mapping[str, Any], directory: Path) -> ByteVocabulary:
     """What the tokenizer of a directory says; ValueError, naming it, where tiktoken could not do that."""
     try:
         return _read(saved)
@@ -61,7 +66,7 @@ def readable(saved: Mapping[str, Any], directory: Path) -> ByteBpe:
         raise ValueError(f"{files_of(directory)[0]} cannot be taken: {reason}") from None
 
 
-def _read(saved: Mapping[str, Any]) -> ByteBpe:
+def _read(saved: Mapping[str, Any]) -> ByteVocabulary:
     model, added = saved["model"], saved["added_tokens"]
     if model.get("type", "BPE") != "BPE":
         raise ValueError(f"its model is {model['type']}, not BPE")
@@ -75,7 +80,9 @@ def _read(saved: Mapping[str, Any]) -> ByteBpe:
     special = {token["content"]: int(token["id"]) for token in added if token.get("special")}
     plain = {token["content"]: int(token["id"]) for token in added if not token.get("special")}
     pieces = _pieces(model, special.keys() | plain.keys())
-    return ByteBpe(_pattern(saved["pre_tokenizer"]), pieces, special, plain, _composed(saved.get("normalizer")))
+    return ByteVocabulary(
+        "bpe", _pattern(saved["pre_tokenizer"]), pieces, special, plain, _composed(saved.get("normalizer"))
+    )
 
 
 def _pieces(model: Mapping[str, Any], added: set[str]) -> dict[bytes, int]:
