@@ -209,6 +209,8 @@ def with_start(values: Mapping[str, Any]) -> Mapping[str, Any]:
                 f"tokenizer.vocab_size {given} is not that of model.init {init}, {own + len(missing)} ({own} tokens of "
                 f"its own and {len(missing)} of {len(SPECIAL_TOKENS)} special ones added); leave it out"
             )
+        if tokenizer.get("kind") is not None:
+            problems.append(f"tokenizer.kind {tokenizer['kind']}: model.init {init} has a tokenizer; leave it out")
         tokenizer = {**tokenizer, "vocab_size": own + len(missing)}
     pretrain = values.get("pretrain", {})
     if isinstance(pretrain, dict) and pretrain.get("size") is not None:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from gptcore.config import DIAL_FIELDS, EXECUTION, EXECUTION_OF_TRAINING, SPECIAL_TOKENS, Finetune, Preset
+from gptcore.config import DIAL_FIELDS, EXECUTION, EXECUTION_OF_TRAINING, Finetune, Preset, special_tokens
 from gptcore.durable import sha256_json
 from gptcore.hardware import library_version, resolve_device, resolve_dtype
 from gptcore.presets import load_skill
 
+TRAININGS = ("text/bpe_training.py", "text/unigram_training.py", "text/word_training.py")
 Identity = Callable[[Preset], dict[str, Any]]
 
 
@@ -48,7 +49,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
     start = preset.model.init is not None
     taken, begun = (("tokenizer",), ("config", "weights", "tokenizer")) if start else ((), ())
     reading = ("pretrained.py", "adapters/pretrained.py", "adapters/hf_weights.py") if start else ()
-    added = ("text/takeover.py", "tokenizer_file.py", "byte_vocabulary.py") if start else ("text/bpe_training.py",)
+    added = ("text/takeover.py", "tokenizer_file.py", "byte_vocabulary.py") if start else TRAININGS
     every = [
         Stage("corpus", 1, (), lambda p: _dump(p.corpus), (), text, root=True),
         Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), (*reader, *added), init=taken),
@@ -156,7 +157,7 @@ def _dump(part: Any) -> dict[str, Any]:
 
 
 def _tokenizer(preset: Preset) -> dict[str, Any]:
-    return {**_dump(preset.tokenizer), "special_tokens": list(SPECIAL_TOKENS)}
+    return {**_dump(preset.tokenizer), "special_tokens": list(special_tokens(preset.tokenizer.kind))}
 
 
 def _training(preset: Preset, part: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The tokenizer stage, and the tokenizer that it leaves: text to ids and back.
 
 `tokenizers` trains it and writes tokenizer.json, which transformers reads.
-Ids of ours: 256 bytes, then the merges in rank order, then the special tokens.
+Ids of ours: 256 bytes, then the merges in rank order (or the pieces, or words), then the special tokens.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ from typing import Any
 import numpy as np
 
 from gptcore.byte_vocabulary import ByteVocabulary, readable
-from gptcore.config import SPECIAL_TOKENS, Tokenizer
+from gptcore.config import SPECIAL_TOKENS, WORD_TOKENS, Tokenizer, special_tokens
 from gptcore.durable import write_bytes, write_json
 from gptcore.text.bpe_training import train_bpe
 from gptcore.text.documents import read_documents
 from gptcore.text.encodings import Encoding, encoding_of
 from gptcore.text.sampling import EvenSample
+from gptcore.text.unigram_training import train_unigram
+from gptcore.text.word_training import train_word
 from gptcore.tokenizer_file import read_saved
 from gptcore.weight_files import read_object
 from gptcore.work import Outcome, Work
 
+TRAININGS = {"bpe": train_bpe, "unigram": train_unigram, "word": train_word}
+"""By `tokenizer.kind`."""
 NO_LIMIT = int(1e30)
 """What transformers writes for no limit: the longest sequence is the model's affair, not the tokenizer's."""
 
@@ -39,7 +43,8 @@ def train_tokenizer(config: Tokenizer, work: Work) -> Outcome:
     if sample.bytes < sample.available_bytes:
         work.say(f"training on an even sample: {sample.bytes:,} of {sample.available_bytes:,} bytes")
     _use_threads(work)
-    trained = train_bpe(_reported(sample, work), sample.documents, config.vocab_size, SPECIAL_TOKENS)
+    special = special_tokens(config.kind)
+    trained = TRAININGS[config.kind](_reported(sample, work), sample.documents, config.vocab_size, special)
     size = trained.get_vocab_size()
     if size < config.vocab_size:
         raise ValueError(
@@ -67,7 +72,7 @@ def text_sample(config: Tokenizer, work: Work) -> EvenSample:
 
 def finish_tokenizer(tokenizer: TextTokenizer, sample: EvenSample, work: Work) -> Outcome:
     """Write what stands beside tokenizer.json."""
-    write_json(work.directory / "tokenizer_config.json", _transformers_config())
+    write_json(work.directory / "tokenizer_config.json", _transformers_config(tokenizer.special))
     statistics = _statistics(work.inputs["corpus"], tokenizer, sample)
     write_json(work.directory / "statistics.json", statistics)
     return Outcome(
@@ -94,13 +99,15 @@ def _reported(sample: EvenSample, work: Work) -> Iterator[str]:
             told = seen
 
 
-def _transformers_config() -> dict[str, Any]:
+def _transformers_config(special: Mapping[str, int]) -> dict[str, Any]:
     """What `transformers.AutoTokenizer` reads beside tokenizer.json."""
+    word = dict(zip(("sep_token", "unk_token"), WORD_TOKENS[2:], strict=True)) if WORD_TOKENS[0] in special else {}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": SPECIAL_TOKENS[0],
         "eos_token": SPECIAL_TOKENS[0],
         "pad_token": SPECIAL_TOKENS[1],
+        **word,
         "clean_up_tokenization_spaces": False,
         "model_max_length": NO_LIMIT,
     }
@@ -132,7 +139,7 @@ def _count(text: str, tokenizer: TextTokenizer) -> Counter[str]:
 
 
 class TextTokenizer:
-    """Text to ids and back: tokenizers of ours, and byte-level BPE of others that tiktoken encodes identically."""
+    """Text to ids and back: tokenizers of ours, and byte-level ones of others that are encoded identically."""
 
     def __init__(self, vocabulary: ByteVocabulary, encoding: Encoding, end: str, rows: int = 0) -> None:
         """end: the token that ends a text.
@@ -155,7 +162,7 @@ class TextTokenizer:
     def load(cls, directory: Path, rows: int = 0) -> TextTokenizer:
         """Read `directory`/tokenizer.json, or GPT-2's vocab.json and merges.txt; rows: of the model's table.
 
-        FileNotFoundError when there is neither; ValueError when tiktoken could not give the same ids for it.
+        FileNotFoundError when there is neither; ValueError for one that is not byte-level, or damaged.
         """
         return cls.of(read_saved(directory), directory, rows)
 
