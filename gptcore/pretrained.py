@@ -30,6 +30,15 @@ Version = dict[str, dict[str, str]]
 
 def directory_of(reference: str) -> Path:
     """The local directory of `hf:REF`, downloaded where REF is no directory; ValueError where there is none."""
+    return _found(reference, DOWNLOADED)
+
+
+def tokenizer_directory(reference: str) -> Path:
+    """As `directory_of`; of the hub only the tokenizer's files are downloaded."""
+    return _found(reference, TOKENIZER)
+
+
+def _found(reference: str, files: tuple[str, ...]) -> Path:
     name = reference.removeprefix(PREFIX)
     folder = Path(name).expanduser()
     if not name:
@@ -39,11 +48,11 @@ def directory_of(reference: str) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"{reference}: there is no directory {folder}, and no model of the hub is called so")
     repository, _, revision = name.partition("@")
-    return _downloaded(repository, revision or None)
+    return _downloaded(repository, revision or None, files)
 
 
 @cache
-def _downloaded(repository: str, revision: str | None) -> Path:
+def _downloaded(repository: str, revision: str | None, files: tuple[str, ...]) -> Path:
     """The snapshot of a commit, asked for once a process, so that all of a run sees the same one.
 
     Without a network it is the commit that was downloaded last, if any.
@@ -52,7 +61,7 @@ def _downloaded(repository: str, revision: str | None) -> Path:
 
     otherwise = f"; a directory with config.json, {WEIGHTS} and the tokenizer's files works too: {PREFIX}DIRECTORY"
     with asking_hub(f"{PREFIX}{repository}", revision, otherwise):
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(DOWNLOADED)))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(files)))
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -27,6 +27,9 @@ _BLANKS = re.compile(rf"\s{{{LONGEST_BLANK}}}")
 class Encoding(Protocol):
     """How a tokenizer of any kind is used. Lone surrogates become U+FFFD."""
 
+    library: str
+    """The one that encodes."""
+
     def ordinary(self, text: str) -> list[int]:
         """Ids of a text in which a special token's name is ordinary text."""
 
@@ -44,6 +47,8 @@ def encoding_of(saved: Mapping[str, Any], vocabulary: ByteVocabulary) -> Encodin
 
 class LibraryEncoding:
     """By `tokenizers`: any kind."""
+
+    library = "tokenizers"
 
     def __init__(self, saved: Mapping[str, Any], vocabulary: ByteVocabulary) -> None:
         self._saved, self._vocabulary = saved, vocabulary
@@ -91,6 +96,8 @@ class LibraryEncoding:
 
 class TiktokenEncoding:
     """By tiktoken: byte-level BPE."""
+
+    library = "tiktoken"
 
     def __init__(self, saved: Mapping[str, Any], vocabulary: ByteVocabulary) -> None:
         self._vocabulary = vocabulary

@@ -152,6 +152,8 @@ class TextTokenizer:
         """Special token -> id."""
         self.vocab_size = vocabulary.size
         """One more than the largest id."""
+        self.encodes_by = encoding.library
+        """The library that encodes: tiktoken or tokenizers."""
         self.pattern = vocabulary.pattern
         """Splits a text into the parts that are encoded by themselves."""
         self.eot = vocabulary.special[end]
