@@ -13,12 +13,14 @@ import pytest
 import transformers
 from test_tokenizer import ODD_TEXTS, make_corpus, random_text, working
 
-from gptcore.config import SPECIAL_TOKENS, WORD_TOKENS, Preset, Tokenizer, special_tokens
+from gptcore.config import SPECIAL_TOKENS, WORD_TOKENS, Preset, Tokenizer, Tokens, special_tokens
 from gptcore.presets import ConfigError, load_preset
 from gptcore.stages import identity, key_of, stages
+from gptcore.text.documents import read_documents
 from gptcore.text.splitting import byte_characters
 from gptcore.text.takeover import take_over_tokenizer
 from gptcore.text.tokenizer import TextTokenizer, train_tokenizer
+from gptcore.text.tokens import build_tokens
 from gptcore.text.unigram_training import settled
 from gptcore.work import Outcome
 
@@ -90,6 +92,18 @@ def test_special_tokens_are_text_in_a_corpus_and_tokens_in_a_prompt(tokenizer: T
     names = ["<|context|>", "<|answer|>", *(WORD_TOKENS if "<s>" in tokenizer.special else ())]
     assert marked == [tokenizer.special[name] for name in names]
     assert tokenizer.decode(tokenizer.encode_prompt(text), skip_special=False) == text
+
+
+def test_shards_count_every_byte_of_the_corpus(trained: Path, corpus: Path, tmp_path: Path) -> None:
+    """What bits per byte are divided by: the bytes that a shard's tokens stand for are those of its documents."""
+    with working(tmp_path, {"corpus": corpus, "tokenizer": trained}) as work:
+        build_tokens(Tokens(), work)
+    counts, end = np.load(tmp_path / "token_bytes.npy"), TextTokenizer.load(trained).eot
+    for split in ("train", "validation"):
+        texts = [document.text for document in read_documents(corpus, split)]
+        ids = np.concatenate([np.fromfile(path, "uint16") for path in sorted(tmp_path.glob(f"{split}-*.bin"))])
+        assert counts[ids].sum() == sum(len(text.encode()) for text in texts)
+        assert np.count_nonzero(ids == end) == len(texts)
 
 
 def test_transformers_loads_it(trained: Path, tokenizer: TextTokenizer) -> None:
