@@ -133,8 +133,8 @@ def _limit(limit: Any) -> str:
 
 
 def default_of(name: str, field: FieldInfo) -> str:
-    """A field's default as YAML, or that there is none; a source's `kind` must always be said."""
-    if field.is_required() or name == "kind":
+    """A field's default as YAML, or that there is none; a `kind` of one value must always be said."""
+    if field.is_required() or (name == "kind" and len(typing.get_args(field.annotation)) == 1):
         return "required"
     value = field.default
     if value is None:

@@ -112,7 +112,9 @@ def parser() -> argparse.ArgumentParser:
     for sub, skill in ((summarize, "summarization"), (ask, "qa")):
         sub.add_argument("--model", default=f"models:/quickstart-{skill}@champion", metavar="MODEL", help=tuned_help)
 
-    bench = command("bench", "bench", "measure a model", "gptmill bench generate latest/finetune-qa --rows 16")
+    bench = command(
+        "bench", "bench", "measure a model, or tokenizers", "gptmill bench generate latest/finetune-qa --rows 16"
+    )
     kinds = bench.add_subparsers(dest="what", required=True, metavar="WHAT")
     speed = kinds.add_parser("generate", help="how fast it writes, as JSON", description="How fast a model writes.")
     speed.add_argument("model", metavar="MODEL", help=model_help)
@@ -120,6 +122,17 @@ def parser() -> argparse.ArgumentParser:
     speed.add_argument("--new-tokens", type=int, default=64, metavar="N", help="written to each prompt (64)")
     speed.add_argument("--rows", type=int, default=1, metavar="N", help="prompts at once (1)")
     speed.add_argument("--rounds", type=int, default=5, metavar="N", help="times it is measured; medians are shown (5)")
+
+    density = kinds.add_parser(
+        "tokenizer",
+        help="how densely tokenizers write, side by side",
+        description="Bytes per token, tokens per word and encoding speed of tokenizers, by language and kind of text.",
+    )
+    density.set_defaults(module="bench_tokenizer")
+    tokenizer_help = f"a directory with tokenizer.json, hf:ID, {tuned_help}; gpt2 or gpt4 from tiktoken's cache"
+    density.add_argument("tokenizers", nargs="+", metavar="TOKENIZER", help=tokenizer_help)
+    density.add_argument("--text", nargs="+", metavar="FILE", help="texts to measure, in place of the built-in ones")
+    density.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
 
     for sub in (generate, summarize, ask, speed):
         sub.add_argument("--int8", action="store_true", help="matrices rounded to 8 bits: a quarter of the memory")

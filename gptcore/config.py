@@ -25,6 +25,8 @@ SPECIAL_TOKENS = (
     "<|reserved1|>",
 )
 """In id order; they follow the 256 bytes and the merges, so adding merges never moves a byte's id."""
+WORD_TOKENS = ("<s>", "</s>", "<sep>", "<unk>")
+"""What a word-level tokenizer has besides: those of Radford et al. 2018, section 3.3, and the unknown word."""
 
 CONTEXT_LIMITS = {"gpt1": 512, "gpt2": 1024, "gpt3": 2048, "modern": 32_768}
 """Longest context of each family, tokens (Radford et al. 2018, section 4.1; Radford et al. 2019, section 2.3; Brown et
@@ -113,12 +115,21 @@ def all_sources(corpus: Corpus) -> tuple[Source, ...]:
 
 
 class Tokenizer(Part):
-    """Byte-level BPE."""
+    """How text becomes tokens; every kind keeps every byte of it."""
 
+    kind: Literal["bpe", "unigram", "word"] = Field(default="bpe", exclude_if=lambda value: value == "bpe")
+    """bpe: byte pair encoding (Sennrich et al. 2016). unigram: the likeliest pieces (Kudo 2018). word: whole words, and
+    the bytes of those that are not in the vocabulary. All are byte-level."""
     vocab_size: Positive = 4096
-    """Tokens in all: 256 bytes, merges, special tokens. With `model.init` it follows from that."""
+    """Tokens in all: 256 bytes, merges (or pieces, or words), special tokens. With `model.init` it follows from
+    that."""
     train_bytes: Positive = 50_000_000
-    """Text that BPE training sees, bytes: the train split, or an even sample of it. Bounds memory."""
+    """Text that training of the tokenizer sees, bytes: the train split, or an even sample of it. Bounds memory."""
+
+
+def special_tokens(kind: str) -> tuple[str, ...]:
+    """Those of a kind of tokenizer, in id order."""
+    return (*SPECIAL_TOKENS, *WORD_TOKENS) if kind == "word" else SPECIAL_TOKENS
 
 
 class Tokens(Part):
@@ -498,7 +509,7 @@ class Preset(Part):
     corpus: Corpus = Corpus.model_construct()
     """Text and splits."""
     tokenizer: Tokenizer = Tokenizer.model_construct()
-    """Byte-level BPE."""
+    """How text becomes tokens."""
     tokens: Tokens = Tokens.model_construct()
     """Token shards."""
     model: Model = Model.model_construct()
@@ -519,11 +530,12 @@ class Preset(Part):
         problems = []
         if self.pretrain.steps == 0 and self.model.init is None:
             problems.append("pretrain.steps 0 leaves the model untrained; give more, or a model.init to start from")
-        least = 256 + len(SPECIAL_TOKENS)
+        special = len(special_tokens(self.tokenizer.kind))
+        least = 256 + special
         if self.tokenizer.vocab_size < least:
             problems.append(
                 f"tokenizer.vocab_size {self.tokenizer.vocab_size} is under {least} "
-                f"(256 bytes + {len(SPECIAL_TOKENS)} special tokens)"
+                f"(256 bytes + {special} special tokens)"
             )
         if self.pretrain.batch_tokens % self.model.context:
             problems.append(

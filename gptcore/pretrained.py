@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gptcore.byte_bpe import readable
+from gptcore.byte_vocabulary import readable
 from gptcore.config import ACTIVATIONS, BAND, POSITIONS, SPECIAL_TOKENS
 from gptcore.durable import sha256_file
 from gptcore.hub_access import asking_hub
@@ -30,6 +30,15 @@ Version = dict[str, dict[str, str]]
 
 def directory_of(reference: str) -> Path:
     """The local directory of `hf:REF`, downloaded where REF is no directory; ValueError where there is none."""
+    return _found(reference, DOWNLOADED)
+
+
+def tokenizer_directory(reference: str) -> Path:
+    """As `directory_of`; of the hub only the tokenizer's files are downloaded."""
+    return _found(reference, TOKENIZER)
+
+
+def _found(reference: str, files: tuple[str, ...]) -> Path:
     name = reference.removeprefix(PREFIX)
     folder = Path(name).expanduser()
     if not name:
@@ -39,11 +48,11 @@ def directory_of(reference: str) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"{reference}: there is no directory {folder}, and no model of the hub is called so")
     repository, _, revision = name.partition("@")
-    return _downloaded(repository, revision or None)
+    return _downloaded(repository, revision or None, files)
 
 
 @cache
-def _downloaded(repository: str, revision: str | None) -> Path:
+def _downloaded(repository: str, revision: str | None, files: tuple[str, ...]) -> Path:
     """The snapshot of a commit, asked for once a process, so that all of a run sees the same one.
 
     Without a network it is the commit that was downloaded last, if any.
@@ -52,7 +61,7 @@ def _downloaded(repository: str, revision: str | None) -> Path:
 
     otherwise = f"; a directory with config.json, {WEIGHTS} and the tokenizer's files works too: {PREFIX}DIRECTORY"
     with asking_hub(f"{PREFIX}{repository}", revision, otherwise):
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(DOWNLOADED)))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(files)))
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -209,6 +218,8 @@ def with_start(values: Mapping[str, Any]) -> Mapping[str, Any]:
                 f"tokenizer.vocab_size {given} is not that of model.init {init}, {own + len(missing)} ({own} tokens of "
                 f"its own and {len(missing)} of {len(SPECIAL_TOKENS)} special ones added); leave it out"
             )
+        if tokenizer.get("kind") is not None:
+            problems.append(f"tokenizer.kind {tokenizer['kind']}: model.init {init} has a tokenizer; leave it out")
         tokenizer = {**tokenizer, "vocab_size": own + len(missing)}
     pretrain = values.get("pretrain", {})
     if isinstance(pretrain, dict) and pretrain.get("size") is not None:

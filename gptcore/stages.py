@@ -13,17 +13,18 @@ from gptcore.config import (
     DIAL_FIELDS,
     EXECUTION,
     EXECUTION_OF_TRAINING,
-    SPECIAL_TOKENS,
     Corpus,
     Finetune,
     Preset,
     all_sources,
+    special_tokens,
 )
 from gptcore.config_sources import Source, identity_of
 from gptcore.durable import sha256_json
 from gptcore.hardware import library_version, resolve_device, resolve_dtype
 from gptcore.presets import load_skill
 
+TRAININGS = ("text/bpe_training.py", "text/unigram_training.py", "text/word_training.py")
 LIBRARIES_OF_STEPS = {"repair": ("ftfy",), "language": ("py3langid",)}
 """A test holds them against what the steps themselves say."""
 
@@ -57,14 +58,15 @@ def stages(preset: Preset) -> dict[str, Stage]:
     models = {"base": "pretrain", **{skill: f"finetune-{skill}" for skill in skills}}
     benchmarks = tuple(f"benchmark-{model}" for model in models)
     skill_code = ("text/skills.py", "text/docstring_items.py")
-    text, learning = ("text",), ("model", "training", "shuffle.py", "text/tokenizer.py", *skill_code)
+    reader = ("text/tokenizer.py", "text/encodings.py", "text/splitting.py")
+    text, learning = ("text",), ("model", "training", "shuffle.py", *reader, *skill_code)
     start = preset.model.init is not None
     taken, begun = (("tokenizer",), ("config", "weights", "tokenizer")) if start else ((), ())
     reading = ("pretrained.py", "adapters/pretrained.py", "adapters/hf_weights.py") if start else ()
-    added = ("text/takeover.py", "tokenizer_file.py", "byte_bpe.py") if start else ()
+    added = ("text/takeover.py", "tokenizer_file.py", "byte_vocabulary.py") if start else TRAININGS
     every = [
         Stage("corpus", 2, (), lambda p: _corpus(p.corpus), corpus_libraries(preset.corpus), text, root=True),
-        Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), ("text/tokenizer.py", *added), init=taken),
+        Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), (*reader, *added), init=taken),
         Stage(
             "tokens",
             2,
@@ -201,7 +203,7 @@ def _corpus(corpus: Corpus) -> dict[str, Any]:
 
 
 def _tokenizer(preset: Preset) -> dict[str, Any]:
-    return {**_dump(preset.tokenizer), "special_tokens": list(SPECIAL_TOKENS)}
+    return {**_dump(preset.tokenizer), "special_tokens": list(special_tokens(preset.tokenizer.kind))}
 
 
 def _training(preset: Preset, part: Any) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def read_saved(directory: Path) -> Saved:
             saved = _joined(saved, directory)
         _ids(saved)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged, or no byte-level BPE: {error!r}") from error
+        raise ValueError(f"{path} is damaged, or no tokenizer that can be taken: {error!r}") from error
     found: Saved = saved
     return found
 
@@ -80,8 +80,16 @@ def _added(token: str, i: int) -> dict[str, Any]:
     return {"id": i, "content": token, **flags, "special": True}
 
 
+def ids_of(model: Mapping[str, Any]) -> dict[str, int]:
+    """Piece -> id of a tokenizer.json's model; a Unigram's ids are places in its list."""
+    if model.get("type") == "Unigram":
+        return {piece: i for i, (piece, _) in enumerate(model["vocab"])}
+    found: dict[str, int] = model["vocab"]
+    return found
+
+
 def _ids(saved: Mapping[str, Any]) -> dict[str, int]:
-    return {**saved["model"]["vocab"], **{token["content"]: token["id"] for token in saved["added_tokens"]}}
+    return {**ids_of(saved["model"]), **{token["content"]: token["id"] for token in saved["added_tokens"]}}
 
 
 def size_of(saved: Mapping[str, Any]) -> int:

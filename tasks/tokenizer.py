@@ -12,7 +12,7 @@ from tasks.session import Session, StageFunction
 
 @task(name="tokenizer", task_run_name="tokenizer", **STAGE_TASK)
 def tokenizer(session: Session) -> StageResult:
-    """Byte-level BPE from the train split, or that of `model.init`."""
+    """A tokenizer trained on the train split, or that of `model.init`."""
     preset = session.preset
 
     def prepare() -> StageFunction:

@@ -409,7 +409,7 @@ def spoiled(**parts: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        ({"model": {"type": "Unigram"}}, "Unigram, not BPE"),
+        ({"model": {"type": "WordPiece"}}, "WordPiece, neither BPE nor Unigram"),
         ({"model": {"end_of_word_suffix": "</w>"}}, "end_of_word_suffix is '</w>'"),
         ({"model": {"vocab": {"a": 0}, "merges": []}}, "255 of the 256 bytes have no id"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "neither GPT-2's nor one Split"),
@@ -419,7 +419,7 @@ def spoiled(**parts: Any) -> dict[str, Any]:
         ({"added_tokens": [{"id": 399, "content": "<m>", "lstrip": True, "special": True}]}, "'<m>' has lstrip"),
         ({"added_tokens": []}, "no special token that ends a text"),
         ({"model": {"merges": [["a", "b"]]}}, "in the order of the merges"),
-        ({"model": {"vocab": [["a", 1.0]]}}, "damaged, or no byte-level BPE"),
+        ({"model": {"vocab": [["a", 1.0]]}}, "damaged, or no tokenizer that can be taken"),
     ],
 )
 def test_what_tiktoken_could_not_encode_alike_is_refused(parts: dict[str, Any], words: str, copied: Path) -> None:
@@ -478,6 +478,7 @@ def test_shape_and_vocabulary_follow_from_the_directory(tmp_path: Path, gpt2: Pa
         ({"model": {"context": 2 * CONTEXT}}, [f"model.context {2 * CONTEXT}", str(CONTEXT)]),
         ({"model": {"activation": "gelu"}}, ["model.activation 'gelu'", "'gelu_tanh'"]),
         ({"tokenizer": {"vocab_size": 4096}}, ["tokenizer.vocab_size 4096", str(TOKENS + ADDED)]),
+        ({"tokenizer": {"kind": "unigram"}}, ["tokenizer.kind unigram", "has a tokenizer; leave it out"]),
         ({"pretrain": {"size": "auto", "budget_tokens": 1000}}, ["pretrain.size auto", "model.init"]),
         ({"pretrain": {"steps": -1}}, ["pretrain.steps is -1"]),
     ],

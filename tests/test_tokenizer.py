@@ -22,7 +22,8 @@ from tokenizers import Tokenizer as BpeTokenizer
 from gptcore.config import SPECIAL_TOKENS, Runtime, Tokenizer
 from gptcore.text.documents import Document, write
 from gptcore.text.sampling import EvenSample
-from gptcore.text.tokenizer import SPLIT_PATTERN, TextTokenizer, train_tokenizer
+from gptcore.text.splitting import SPLIT_PATTERN
+from gptcore.text.tokenizer import TextTokenizer, train_tokenizer
 from gptcore.work import Interrupted, Outcome, Work
 
 VOCAB_SIZE = 1024

@@ -102,10 +102,13 @@ def _results(facts: Facts) -> Iterator[EvalResult]:
 
 # The sections
 
+KINDS = {"bpe": "BPE", "unigram": "unigram", "word": "words"}
+"""What the page calls `tokenizer.kind`."""
+
 
 def _what(facts: Facts) -> str:
     shape, parameters = facts.shape, facts.metric("pretrain/parameters")
-    made = "of the model it went on from" if facts.start else "made for this text"
+    made = "of the model it went on from" if facts.start else f"{KINDS[facts.tokenizer]}, made for this text"
     heads = f"{shape.n_head}" + (f", of keys and values {shape.n_kv_head}" if shape.n_kv_head else "")
     rows = [
         ("family", FAMILIES[shape.family]),
@@ -116,7 +119,7 @@ def _what(facts: Facts) -> str:
         ("heads", heads),
         ("positions, activation", f"{positions_of(shape)}, {activation_of(shape).replace('_', ' ')}"),
         ("context", f"{shape.context:,} tokens"),
-        ("vocabulary", f"{shape.vocab_size:,} tokens, byte-level BPE {made}"),
+        ("vocabulary", f"{shape.vocab_size:,} tokens, byte-level {made}"),
         ("weights", "float32, safetensors"),
     ]
     return _table(("", ""), rows)

@@ -52,6 +52,12 @@ class Facts:
         return self.manifests[f"finetune-{self.skill.name}"]
 
     @property
+    def tokenizer(self) -> str:
+        """`tokenizer.kind`, which keys leave out where it is bpe."""
+        kind: str = self.manifests["tokenizer"].identity["config"].get("kind", "bpe")
+        return kind
+
+    @property
     def start(self) -> dict[str, str]:
         """sha256 by file name of the pretrained model that pretraining started from; nothing for random weights."""
         parts = self.manifests["pretrain"].identity.get("init", {})

@@ -10,13 +10,17 @@ from gptcore.adapters.mlflow_history import get_run
 from gptcore.adapters.mlflow_models import MODEL_ID
 from gptcore.adapters.mlflow_runs import KEY, Tracker, local_path
 from gptcore.store import Store
+from gptcore.weight_files import WEIGHTS
 
 
-def model_directory(reference: str, uri: str, home: Path, say: Callable[[str], None]) -> Path:
-    """The directory of `models:/name@alias`, `models:/name/version` or `RUN/STAGE`; ValueError where there is none."""
+def model_directory(reference: str, uri: str, home: Path, say: Callable[[str], None], holding: str = WEIGHTS) -> Path:
+    """The directory of `models:/name@alias`, `models:/name/version` or `RUN/STAGE` that holds a file.
+
+    ValueError where there is none.
+    """
     tracker = Tracker(uri, home, say)
     if reference.startswith("models:/"):
-        return _registered(reference, tracker)
+        return _registered(reference, tracker, holding)
     run_name, _, stage = reference.partition("/")
     run = get_run(tracker, run_name)
     if stage not in run.stages or "run_id" not in run.stages[stage]:
@@ -24,12 +28,12 @@ def model_directory(reference: str, uri: str, home: Path, say: Callable[[str], N
     with asking(uri):
         key = tracker.client.get_run(run.stages[stage]["run_id"]).data.tags[KEY]
     directory = Store(home / "store").directory(stage, key)
-    if not (directory / "model.safetensors").exists():
-        raise ValueError(f"{stage} of run {run.run_id[:8]} holds no model in this store ({directory})")
+    if not (directory / holding).exists():
+        raise ValueError(f"{stage} of run {run.run_id[:8]} holds no {holding} in this store ({directory})")
     return directory
 
 
-def _registered(reference: str, tracker: Tracker) -> Path:
+def _registered(reference: str, tracker: Tracker, holding: str) -> Path:
     name, at, alias = reference.removeprefix("models:/").partition("@")
     with asking(tracker.uri):
         try:
@@ -47,11 +51,11 @@ def _registered(reference: str, tracker: Tracker) -> Path:
             raise ValueError(f"{reference} was not published by gptmill: no logged model stands behind it")
         location = tracker.client.get_logged_model(model_id).artifact_location
         folder = local_path(location) or Path(download_artifacts(artifact_uri=location, tracking_uri=tracker.uri))
-    return _inside(folder)
+    return _inside(folder, holding)
 
 
-def _inside(folder: Path) -> Path:
-    found = sorted(p.parent for p in folder.rglob("model.safetensors"))
+def _inside(folder: Path, holding: str) -> Path:
+    found = sorted(p.parent for p in folder.rglob(holding))
     if not found:
-        raise ValueError(f"{folder} holds no model.safetensors")
+        raise ValueError(f"{folder} holds no {holding}")
     return found[0]

@@ -19,8 +19,9 @@ from tokenizers import Tokenizer as BpeTokenizer
 from gptcore.durable import write_json, writing
 from gptcore.shuffle import key_of, permute
 from gptcore.text.documents import Document, read
+from gptcore.text.encodings import Ids
 from gptcore.text.lines import Lines, in_blocks
-from gptcore.text.tokenizer import Ids, TextTokenizer
+from gptcore.text.tokenizer import TextTokenizer
 from gptcore.text.workers import Message, Tell
 
 Integers = npt.NDArray[np.int64]

@@ -1,16 +1,12 @@
-"""The tokenizer: training a byte-level BPE, and turning text into ids and back.
+"""The tokenizer stage, and the tokenizer that it leaves: text to ids and back.
 
-`tokenizers` trains it and writes tokenizer.json, which transformers reads. Encoding goes through tiktoken, built from
-that file: the same ids for a fifth of the processor time.
-Ids of ours: 256 bytes, then the merges in rank order, then the special tokens.
+`tokenizers` trains it and writes tokenizer.json, which transformers reads.
+Ids of ours: 256 bytes, then the merges in rank order (or the pieces, or words), then the special tokens.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -18,41 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tiktoken
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
-from tokenizers import Tokenizer as BpeTokenizer
 
-from gptcore.byte_bpe import ByteBpe, readable
-from gptcore.config import SPECIAL_TOKENS, Tokenizer
+from gptcore.byte_vocabulary import ByteVocabulary, readable
+from gptcore.config import SPECIAL_TOKENS, WORD_TOKENS, Tokenizer, special_tokens
 from gptcore.durable import write_bytes, write_json
+from gptcore.text.bpe_training import train_bpe
 from gptcore.text.documents import read_documents
+from gptcore.text.encodings import Encoding, Ids, encoding_of
 from gptcore.text.sampling import EvenSample
+from gptcore.text.unigram_training import train_unigram
+from gptcore.text.word_training import train_word
 from gptcore.tokenizer_file import read_saved
 from gptcore.weight_files import read_object
 from gptcore.work import Outcome, Work
 
-# After GPT-4's pattern (cl100k_base in tiktoken's tiktoken_ext/openai_public.py). What differs, and why:
-# - numbers in groups of two, not three: 110 number tokens instead of 1,110 in a small vocabulary (as nanochat does);
-# - runs of spaces end at 64: on longer ones the look-ahead makes tiktoken's regex engine overflow its stack;
-# - letter case is spelled out, so that nothing depends on how an engine folds case.
-SPLIT_PATTERN = "|".join(
-    (
-        r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])",  # English contractions
-        r"[^\r\n\p{L}\p{N}]?\p{L}+",  # letters, with one leading space or sign
-        r"\p{N}{1,2}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*",  # signs, with a leading space and the line ends after them
-        r"\s{0,64}[\r\n]+",
-        r"\s{1,64}(?!\S)",  # spaces, but the last one belongs to the word that follows
-        r"\s{1,64}",
-    )
-)
-MIN_PAIR_COUNT = 2
-"""A merge must be seen twice: a token seen once only repeats its text."""
-LONGEST_BLANK = 200_000
-"""Blanks in a row, characters, on which tiktoken's regex engine still finds its way with the patterns of others; a
-million overflow its stack."""
-_BLANKS = re.compile(rf"\s{{{LONGEST_BLANK}}}")
-Ids = np.ndarray[tuple[int], np.dtype[np.uint32]]
+TRAININGS = {"bpe": train_bpe, "unigram": train_unigram, "word": train_word}
+"""By `tokenizer.kind`."""
 NO_LIMIT = int(1e30)
 """What transformers writes for no limit: the longest sequence is the model's affair, not the tokenizer's."""
 
@@ -65,8 +42,16 @@ def train_tokenizer(config: Tokenizer, work: Work) -> Outcome:
     sample = text_sample(config, work)
     if sample.bytes < sample.available_bytes:
         work.say(f"training on an even sample: {sample.bytes:,} of {sample.available_bytes:,} bytes")
-    bpe = _train_bpe(config, sample, work)
-    write_bytes(work.directory / "tokenizer.json", bpe.to_str(pretty=True).encode() + b"\n")
+    _use_threads(work)
+    special = special_tokens(config.kind)
+    trained = TRAININGS[config.kind](_reported(sample, work), sample.documents, config.vocab_size, special)
+    size = trained.get_vocab_size()
+    if size < config.vocab_size:
+        raise ValueError(
+            f"tokenizer.vocab_size {config.vocab_size} is more than {sample.bytes} bytes of text support: "
+            f"at most {size}; lower it, add text to the corpus, or raise tokenizer.train_bytes"
+        )
+    write_bytes(work.directory / "tokenizer.json", trained.to_str(pretty=True).encode() + b"\n")
     return finish_tokenizer(TextTokenizer.load(work.directory), sample, work)
 
 
@@ -87,7 +72,7 @@ def text_sample(config: Tokenizer, work: Work) -> EvenSample:
 
 def finish_tokenizer(tokenizer: TextTokenizer, sample: EvenSample, work: Work) -> Outcome:
     """Write what stands beside tokenizer.json."""
-    write_json(work.directory / "tokenizer_config.json", _transformers_config())
+    write_json(work.directory / "tokenizer_config.json", _transformers_config(tokenizer.special))
     statistics = _statistics(work.inputs["corpus"], tokenizer, sample)
     write_json(work.directory / "statistics.json", statistics)
     return Outcome(
@@ -96,63 +81,33 @@ def finish_tokenizer(tokenizer: TextTokenizer, sample: EvenSample, work: Work) -
     )
 
 
-def _train_bpe(config: Tokenizer, sample: EvenSample, work: Work) -> BpeTokenizer:
-    """Same text, same tokenizer, whatever the number of threads: pairs of equal count are merged lowest ids first."""
-    # tokenizers' thread pool is made on first use and reads its size then, so a later value changes nothing.
+def _use_threads(work: Work) -> None:
+    """The library's thread pool is made on first use and reads its size then, so a later value changes nothing."""
     if work.runtime.threads is not None:
         os.environ["RAYON_NUM_THREADS"] = str(work.runtime.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false" if work.runtime.threads == 1 else "true"
 
-    def reported() -> Iterator[str]:
-        seen = told = 0
-        for text in sample.texts(read_documents(work.inputs["corpus"], "train")):
-            yield text
-            seen += len(text.encode())
-            if seen - told >= 1_000_000 or seen == sample.bytes:
-                work.progress(seen, sample.bytes, "bytes")
-                told = seen
 
-    bare = BpeTokenizer(models.BPE())
-    bare.pre_tokenizer = _pre_tokenizer()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size - len(SPECIAL_TOKENS),
-        min_frequency=MIN_PAIR_COUNT,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bare.train_from_iterator(reported(), trainer, length=sample.documents)
-    learned = json.loads(bare.to_str())["model"]
-    largest = len(learned["vocab"]) + len(SPECIAL_TOKENS)
-    if largest < config.vocab_size:
-        raise ValueError(
-            f"tokenizer.vocab_size {config.vocab_size} is more than {sample.bytes} bytes of text support: "
-            f"at most {largest}; lower it, add text to the corpus, or raise tokenizer.train_bytes"
-        )
-    # The trainer would give special tokens the first ids; appended here, they follow the merges.
-    vocab = learned["vocab"] | {token: len(learned["vocab"]) + i for i, token in enumerate(SPECIAL_TOKENS)}
-    bpe = BpeTokenizer(models.BPE(vocab=vocab, merges=[(left, right) for left, right in learned["merges"]]))
-    bpe.pre_tokenizer = _pre_tokenizer()
-    bpe.decoder = decoders.ByteLevel()
-    bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    return bpe
+def _reported(sample: EvenSample, work: Work) -> Iterator[str]:
+    """The sample's texts, moving the bar."""
+    seen = told = 0
+    for text in sample.texts(read_documents(work.inputs["corpus"], "train")):
+        yield text
+        seen += len(text.encode())
+        if seen - told >= 1_000_000 or seen == sample.bytes:
+            work.progress(seen, sample.bytes, "bytes")
+            told = seen
 
 
-def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-
-
-def _transformers_config() -> dict[str, Any]:
+def _transformers_config(special: Mapping[str, int]) -> dict[str, Any]:
     """What `transformers.AutoTokenizer` reads beside tokenizer.json."""
+    word = dict(zip(("sep_token", "unk_token"), WORD_TOKENS[2:], strict=True)) if WORD_TOKENS[0] in special else {}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": SPECIAL_TOKENS[0],
         "eos_token": SPECIAL_TOKENS[0],
         "pad_token": SPECIAL_TOKENS[1],
+        **word,
         "clean_up_tokenization_spaces": False,
         "model_max_length": NO_LIMIT,
     }
@@ -184,97 +139,60 @@ def _count(text: str, tokenizer: TextTokenizer) -> Counter[str]:
 
 
 class TextTokenizer:
-    """Text to ids and back: tokenizers of ours, and byte-level BPE of others that tiktoken encodes identically."""
+    """Text to ids and back: tokenizers of ours, and byte-level ones of others that are encoded identically."""
 
-    def __init__(self, bpe: ByteBpe, end: str, saved: Mapping[str, Any], rows: int = 0) -> None:
-        """end: the token that ends a text. saved: what tokenizer.json holds, for texts that tiktoken cannot encode.
+    def __init__(self, vocabulary: ByteVocabulary, encoding: Encoding, end: str, rows: int = 0) -> None:
+        """end: the token that ends a text.
 
         rows: of the model's table; those without a token are its padding, and an id of one decodes to nothing.
         """
-        self._bpe, self._saved = bpe, saved
-        self._encoding = tiktoken.Encoding(
-            "gptmill",
-            pat_str=bpe.pattern,
-            mergeable_ranks=bpe.pieces,
-            special_tokens={**bpe.plain, **bpe.special},
-        )
-        self._end = end
-        # Between texts the token must be found where it was put: not where a part of it ends a text, or where a longer
-        # special token begins. Plain tokens could reach across.
-        self._joinable = not (
-            bpe.plain
-            or any(end.startswith(end[-length:]) for length in range(1, len(end)))
-            or any(token.startswith(end) for token in bpe.special if token != end)
-        )
-        self._special_ids = frozenset([*bpe.special.values(), *range(bpe.size, rows)])
-        self.special = bpe.special
+        self._vocabulary, self._encoding, self._end = vocabulary, encoding, end
+        self._special_ids = frozenset([*vocabulary.special.values(), *range(vocabulary.size, rows)])
+        self.special = vocabulary.special
         """Special token -> id."""
-        self.vocab_size = bpe.size
+        self.vocab_size = vocabulary.size
         """One more than the largest id."""
-        self.pattern = bpe.pattern
-        """Splits a text into the parts that are merged by themselves."""
-        self.eot = bpe.special[end]
+        self.encodes_by = encoding.library
+        """The library that encodes: tiktoken or tokenizers."""
+        self.pattern = vocabulary.pattern
+        """Splits a text into the parts that are encoded by themselves."""
+        self.eot = vocabulary.special[end]
         """Id of the end of a text."""
-        self.padding = bpe.special.get(SPECIAL_TOKENS[1], self.eot)
+        self.padding = vocabulary.special.get(SPECIAL_TOKENS[1], self.eot)
 
     @classmethod
     def load(cls, directory: Path, rows: int = 0) -> TextTokenizer:
         """Read `directory`/tokenizer.json, or GPT-2's vocab.json and merges.txt; rows: of the model's table.
 
-        FileNotFoundError when there is neither; ValueError when tiktoken could not give the same ids for it.
+        FileNotFoundError when there is neither; ValueError for one that is not byte-level, or damaged.
         """
         return cls.of(read_saved(directory), directory, rows)
 
     @classmethod
     def of(cls, saved: Mapping[str, Any], directory: Path, rows: int = 0) -> TextTokenizer:
         """The tokenizer that `read_saved` found in a directory; ValueError as `load`."""
-        bpe = readable(saved, directory)
+        vocabulary = readable(saved, directory)
         end = SPECIAL_TOKENS[0]
-        if end not in bpe.special:
+        if end not in vocabulary.special:
             end = _end_token(directory) or end
-            if end not in bpe.special:
+            if end not in vocabulary.special:
                 raise ValueError(
                     f"the tokenizer of {directory} has no special token that ends a text: neither {SPECIAL_TOKENS[0]} "
-                    f"nor an eos_token in tokenizer_config.json; there are: {', '.join(bpe.special) or 'none'}"
+                    f"nor an eos_token in tokenizer_config.json; there are: {', '.join(vocabulary.special) or 'none'}"
                 )
-        return cls(bpe, end, saved, rows)
+        return cls(vocabulary, encoding_of(saved, vocabulary), end, rows)
 
     def encode(self, text: str) -> list[int]:
         """Ids of corpus text, in which a special token's name is ordinary text. Lone surrogates become U+FFFD."""
-        if self._bpe.composed:
-            text = unicodedata.normalize("NFC", text)
-        if len(text) > LONGEST_BLANK and self.pattern != SPLIT_PATTERN and _BLANKS.search(text):
-            return self._encode_slowly(text)
-        if self._bpe.plain:
-            return self._encoding.encode(text, allowed_special=set(self._bpe.plain), disallowed_special=())
-        return self._encoding.encode_ordinary(text)
-
-    def _encode_slowly(self, text: str) -> list[int]:
-        """The same ids from `tokenizers`."""
-        slow = BpeTokenizer.from_str(json.dumps(self._saved))
-        slow.encode_special_tokens = True
-        slow.no_truncation()
-        ids: list[int] = slow.encode(text, add_special_tokens=False).ids
-        return ids
+        return self._encoding.ordinary(text)
 
     def encode_documents(self, texts: Sequence[str]) -> Ids:
-        """Ids of documents one after another, each closed by the end-of-text token, (tokens,) uint32.
-
-        As `encode` on each, and a quarter faster: all go to tiktoken at once, and no list of numbers is made.
-        """
-        if self._joinable and (self.pattern == SPLIT_PATTERN or max(map(len, texts), default=0) <= LONGEST_BLANK):
-            if self._bpe.composed:
-                texts = [unicodedata.normalize("NFC", text) for text in texts]
-            joined = "".join([part for text in texts for part in (text, self._end)])
-            if joined.count(self._end) == len(texts):  # none of the texts names the token itself
-                return self._encoding.encode_to_numpy(joined, allowed_special={self._end}, disallowed_special=())
-        return np.array([i for text in texts for i in (*self.encode(text), self.eot)], dtype=np.uint32)
+        """Ids of documents one after another, each closed by the end-of-text token, (tokens,) uint32."""
+        return self._encoding.documents(texts, self._end)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a prompt, in which special tokens stand for themselves."""
-        if self._bpe.composed:
-            text = unicodedata.normalize("NFC", text)
-        return self._encoding.encode(text, allowed_special="all")
+        return self._encoding.prompt(text)
 
     def holds(self, i: int) -> bool:
         """Whether an id stands for text, and not for a special token or nothing."""
@@ -282,7 +200,7 @@ class TextTokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of ids, special tokens included. Raises KeyError for an id outside the vocabulary."""
-        return self._encoding.decode_bytes(list(ids))
+        return self._encoding.decode_bytes(ids)
 
     def text_bytes(self, ids: Iterable[int]) -> bytes:
         """As `decode_bytes`, without special tokens."""
@@ -295,9 +213,9 @@ class TextTokenizer:
     @cached_property
     def _sizes(self) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
         sizes = np.zeros(self.vocab_size, dtype=np.int32)
-        for piece, i in self._bpe.pieces.items():
+        for piece, i in self._vocabulary.pieces.items():
             sizes[i] = len(piece)
-        for token, i in self._bpe.plain.items():
+        for token, i in self._vocabulary.plain.items():
             sizes[i] = len(token.encode())
         return sizes
 

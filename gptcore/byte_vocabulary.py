@@ -1,8 +1,12 @@
-"""What of a tokenizer.json tiktoken needs to give the same ids, and why it could not for another one.
+"""Which bytes each id of a tokenizer.json stands for, and why another one cannot be taken.
 
-Byte-level BPE of two forms: GPT-2's pre-tokenizer, or one Split by a regular expression before ByteLevel, as ours and
-Qwen's. Ids may stand in any order but that of the merges, which is that of their ranks: tiktoken merges the pair whose
-union has the lowest id.
+Byte-level tokenizers of two forms: GPT-2's pre-tokenizer, or one Split by a regular expression before ByteLevel, as
+ours and Qwen's. Their model is one of
+
+- BPE. Ids may stand in any order but that of the merges, which is that of their ranks: tiktoken merges the pair whose
+  union has the lowest id.
+- BPE without a merge that takes known words whole: word level, with the bytes of all others.
+- Unigram.
 """
 
 from __future__ import annotations
@@ -11,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from gptcore.tokenizer_file import files_of
+from gptcore.tokenizer_file import files_of, ids_of
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 """What `ByteLevel` with `use_regex` splits by, as tiktoken spells it (r50k_pat_str in tiktoken_ext/openai_public.py):
@@ -31,14 +35,19 @@ def _characters_of_bytes() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-@dataclass(frozen=True)
-class ByteBpe:
-    """A tokenizer as tiktoken takes it."""
+Kind = Literal["bpe", "unigram", "word"]
+"""As `tokenizer.kind`; for bpe alone tiktoken gives the same ids."""
 
+
+@dataclass(frozen=True)
+class ByteVocabulary:
+    """A tokenizer each of whose ids stands for certain bytes."""
+
+    kind: Kind
     pattern: str
-    """Splits a text into the parts that are merged by themselves."""
+    """Splits a text into the parts that are encoded by themselves."""
     pieces: dict[bytes, int]
-    """Bytes and what merges make of them -> id."""
+    """Bytes and longer pieces -> id."""
     special: dict[str, int]
     """Special token -> id; in ordinary text its name is text."""
     plain: dict[str, int]
@@ -52,42 +61,54 @@ class ByteBpe:
         return max(chain(self.pieces.values(), self.special.values(), self.plain.values())) + 1
 
 
-def readable(saved: Mapping[str, Any], directory: Path) -> ByteBpe:
+def readable(saved: Mapping[str, Any], directory: Path) -> ByteVocabulary:
     """What the tokenizer of a directory says; ValueError, naming it, where tiktoken could not do that."""
     try:
         return _read(saved)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = str(error) if type(error) is ValueError else f"it is damaged, or no byte-level BPE ({error!r})"
+        reason = str(error) if type(error) is ValueError else f"it is damaged, or not byte-level ({error!r})"
         raise ValueError(f"{files_of(directory)[0]} cannot be taken: {reason}") from None
 
 
-def _read(saved: Mapping[str, Any]) -> ByteBpe:
+def _read(saved: Mapping[str, Any]) -> ByteVocabulary:
     model, added = saved["model"], saved["added_tokens"]
-    if model.get("type", "BPE") != "BPE":
-        raise ValueError(f"its model is {model['type']}, not BPE")
+    if model.get("type", "BPE") not in ("BPE", "Unigram"):
+        raise ValueError(f"its model is {model['type']}, neither BPE nor Unigram")
     for setting in PLAIN:
         if model.get(setting):
-            raise ValueError(f"its {setting} is {model[setting]!r}; only byte-level BPE without it can be taken")
+            raise ValueError(f"its {setting} is {model[setting]!r}; only byte-level tokenizers without it can be taken")
     for token in added:
         for flag in FLAGS:
             if token.get(flag):
                 raise ValueError(f"its token {token['content']!r} has {flag}, which reaches into the text around it")
     special = {token["content"]: int(token["id"]) for token in added if token.get("special")}
     plain = {token["content"]: int(token["id"]) for token in added if not token.get("special")}
-    pieces = _pieces(model, special.keys() | plain.keys())
-    return ByteBpe(_pattern(saved["pre_tokenizer"]), pieces, special, plain, _composed(saved.get("normalizer")))
+    kind = _kind(model)
+    vocab = {piece: i for piece, i in ids_of(model).items() if piece not in special and piece not in plain}
+    pieces = _pieces(vocab, _merged(model) if kind == "bpe" else None)
+    pattern, composed = _pattern(saved["pre_tokenizer"]), _composed(saved.get("normalizer"))
+    return ByteVocabulary(kind, pattern, pieces, special, plain, composed)
 
 
-def _pieces(model: Mapping[str, Any], added: set[str]) -> dict[bytes, int]:
-    """Every byte, and one piece a merge, in rank order."""
-    vocab = {piece: int(i) for piece, i in model["vocab"].items() if piece not in added}
+def _kind(model: Mapping[str, Any]) -> Kind:
+    if model.get("type") == "Unigram":
+        return "unigram"
+    return "bpe" if model["merges"] or not model.get("ignore_merges") else "word"
+
+
+def _merged(model: Mapping[str, Any]) -> list[str]:
+    """What each merge makes, in rank order."""
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
-    merged = [left + right for left, right in pairs]
+    return [left + right for left, right in pairs]
+
+
+def _pieces(vocab: Mapping[str, int], merged: list[str] | None) -> dict[bytes, int]:
+    """Every byte, and one piece a merge, in rank order; None: any pieces."""
     byte_of = _characters_of_bytes()
     lacking = byte_of.keys() - vocab.keys()
     if lacking:
         raise ValueError(f"{len(lacking)} of the 256 bytes have no id of their own, such as {min(lacking)!r}")
-    if sorted(vocab.keys() - byte_of.keys(), key=vocab.__getitem__) != merged:
+    if merged is not None and sorted(vocab.keys() - byte_of.keys(), key=vocab.__getitem__) != merged:
         raise ValueError("its ids are not the bytes and one for each merge, in the order of the merges")
     return {bytes([byte_of[c] for c in piece]): i for piece, i in vocab.items()}
 
