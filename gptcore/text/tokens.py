@@ -122,7 +122,7 @@ def _encode(tasks: list[Message], work: Work) -> None:
     missing = [task for task in tasks if not _is_whole(task)]
     total = sum(task["end"] - task["begin"] for task in tasks)
     done = total - sum(task["end"] - task["begin"] for task in missing)
-    for _, message in run_tasks("gptcore.text.encode:encode_shard", missing, work.runtime.workers):
+    for _, message in spread_tasks("gptcore.text.encode:encode_shard", missing, work.runtime.workers):
         done += message.get("documents", 0)
         work.progress(done, total, "documents")
 
