@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from gptcore.config_part import Part, Positive, Strings, as_tuple
 
@@ -72,6 +73,23 @@ FILTER_RULES: dict[str, tuple[str, ...]] = {
 }
 """The rules of each profile of the filter step, in the order they are tried. What they do and their limits:
 gptcore/text/steps/profiles.py, which is not imported here so that a config loads fast."""
+_CODES = """
+ace af am an ar ary arz as az ba bcl be bg bn br bs ca crh cs cy da de dz el en eo es et eu ext fa fi fo fr fuv fy ga
+gcf gcr gd gl gom grc gu gug guw ha hbo he hi hr ht hu hy id ig is it ja jv ka kab kik kk km kn ko ku ky la lb lg lij
+ln lo lt ltg lv mg mk ml mn mr ms mt my ne nl nn no nso oc om or pa pcm pl ps pt qu ro ru rw sa sdh se si sk sl sn so
+sq sr st sv sw ta te tg th tk tl tr tt ug uk ur uz uzs vec vi vo wa wuu xh yo yue zh zu zxx
+"""
+LANGUAGES = frozenset(_CODES.split())
+"""Codes of py3langid 0.4; zxx is text without language. A table, so that a preset is checked without the model."""
+MEANT = {
+    "cn": "zh", "chinese": "zh", "zho": "zh", "cmn": "zh", "jp": "ja", "japanese": "ja", "kr": "ko", "korean": "ko",
+    "english": "en", "eng": "en", "gb": "en", "us": "en", "german": "de", "deu": "de", "spanish": "es", "spa": "es",
+    "french": "fr", "fra": "fr", "arabic": "ar", "ara": "ar", "hindi": "hi", "hin": "hi", "cz": "cs", "gr": "el",
+    "ua": "uk", "dk": "da", "nb": "no",
+}  # fmt: skip
+"""What is written in place of a code: countries, names, codes of three letters."""
+MASKED = ("email", "phone", "ip", "key")
+"""What the step `mask` finds."""
 
 
 class Repair(Part):
@@ -81,6 +99,9 @@ class Repair(Part):
     """Which step this is."""
     form: Literal["NFC", "NFKC"] = "NFC"
     """Unicode normalisation form. NFKC also folds full-width letters, ligatures and superscripts into plain ones."""
+    entities: bool = False
+    """Whether HTML entities such as `&amp;` become the characters they stand for, in texts without `<`. Off, because
+    text about HTML quotes them on purpose."""
 
 
 class Language(Part):
@@ -89,9 +110,25 @@ class Language(Part):
     kind: Literal["language"]
     """Which step this is."""
     keep: Annotated[Strings, Field(min_length=1)]
-    """Languages to keep, ISO 639-1 codes such as `en` or `zh`."""
+    """Languages to keep, ISO 639 codes such as `en` or `zh`, of those that py3langid knows. Close relatives share the
+    probability of a text: give them together where they are welcome, `[zh, yue, wuu]` for Chinese, `[hr, bs, sr]`."""
     least_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.65
-    """A document whose language is less certain is dropped; 0.65 is FineWeb's (Penedo et al. 2024, section 3.1)."""
+    """A document is dropped where its most probable language is not kept, or the kept ones together have less than
+    this; 0.65 is FineWeb's (Penedo et al. 2024, section 3.1). Short texts are less certain."""
+
+    @field_validator("keep")
+    @classmethod
+    def _known(cls, keep: tuple[str, ...]) -> tuple[str, ...]:
+        for code in keep:
+            if code not in LANGUAGES:
+                plain = code.lower().replace("_", "-").split("-")[0]
+                meant = MEANT.get(plain, plain)
+                near = [meant] if meant in LANGUAGES else get_close_matches(plain, sorted(LANGUAGES), n=3, cutoff=0.5)
+                raise ValueError(
+                    f"{code!r} is no language code that py3langid knows; "
+                    + (f"near it: {', '.join(near)}" if near else f"there are {', '.join(sorted(LANGUAGES))}")
+                )
+        return keep
 
 
 class Filter(Part):
@@ -117,12 +154,21 @@ class Filter(Part):
 
 
 class Mask(Part):
-    """Puts a placeholder in place of personal data and secrets."""
+    """Puts a placeholder in place of personal data and secrets: `<EMAIL>`, `<PHONE>`, `<IP>`, `<KEY>`."""
 
     kind: Literal["mask"]
     """Which step this is."""
-    what: Strings = ("email", "phone", "ip", "key")
-    """Any of email, phone, ip and key (credentials of well-known forms, and private key blocks)."""
+    what: Annotated[Strings, Field(min_length=1)] = MASKED
+    """Any of email, phone, ip (addresses of the public internet) and key (credentials of well-known forms, and private
+    key blocks)."""
+
+    @field_validator("what")
+    @classmethod
+    def _known(cls, what: tuple[str, ...]) -> tuple[str, ...]:
+        for name in what:
+            if name not in MASKED:
+                raise ValueError(f"{name!r} cannot be masked; there are {', '.join(MASKED)}")
+        return what
 
 
 class NearDuplicates(Part):

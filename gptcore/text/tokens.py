@@ -18,7 +18,7 @@ from gptcore.config import Tokens
 from gptcore.durable import sha256_file, write_json, writing
 from gptcore.text.lines import index_lines, read_ends
 from gptcore.text.tokenizer import TextTokenizer
-from gptcore.text.workers import Message, run_tasks
+from gptcore.text.workers import Message, spread_tasks
 from gptcore.work import Outcome, Work
 
 SPLITS = ("train", "validation")
@@ -122,7 +122,7 @@ def _encode(tasks: list[Message], work: Work) -> None:
     missing = [task for task in tasks if not _is_whole(task)]
     total = sum(task["end"] - task["begin"] for task in tasks)
     done = total - sum(task["end"] - task["begin"] for task in missing)
-    for _, message in spread_tasks("gptcore.text.encode:encode_shard", missing, work.runtime.workers):
+    for _, message in spread_tasks("gptcore.text.encode:encode_shard", missing, work):
         done += message.get("documents", 0)
         work.progress(done, total, "documents")
 
