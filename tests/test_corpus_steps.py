@@ -234,3 +234,13 @@ def test_steps_in_an_order_that_cannot_be_are_refused() -> None:
         Preset.model_validate({"name": "x", "corpus": {"steps": steps}})
     with pytest.raises(ValidationError, match="near_duplicates cannot come after near_duplicates"):
         Preset.model_validate({"name": "x", "corpus": {"steps": [{"kind": "near_duplicates"}] * 2}})
+
+
+def test_the_key_knows_the_libraries_that_steps_rest_on() -> None:
+    import importlib
+
+    from gptcore.stages import LIBRARIES_OF_STEPS
+    from gptcore.text.steps.making import MODULES
+
+    modules = {kind: importlib.import_module(f"gptcore.text.steps.{name}") for kind, name in MODULES.items()}
+    assert {kind: module.LIBRARIES for kind, module in modules.items() if module.LIBRARIES} == LIBRARIES_OF_STEPS

@@ -31,6 +31,23 @@ def test_f1_counts_shared_words() -> None:
     assert f1("the int", "int") == 1
 
 
+def test_chinese_is_compared_by_the_character() -> None:
+    text, other = "今天天气很好,我们去公园。", "今天天气不好,我们去学校。"
+    assert rouge(text, text) == {"rouge1": 1.0, "rouge2": 1.0, "rougeL": 1.0}
+    assert rouge(text, other)["rouge1"] == pytest.approx(8 / 11)
+    assert f1(text, text) == 1.0 and 0 < f1(text, other) < 1
+    assert rouge("Résumé of snake_case", "résumé of snake case")["rougeL"] == 1.0
+
+
+def test_ascii_text_is_split_as_rouge_score_does() -> None:
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    from gptcore.text.words import letter_words
+
+    text = "Don't split_this-thing: 3.14 e-mails (A1), it's x**2;\ttabs\nlines __init__"
+    assert letter_words(text) == DefaultTokenizer().tokenize(text)
+
+
 def test_rouge_matches_a_hand_count() -> None:
     # target: 5 words; prediction: 4; 3 shared words, 1 shared pair, longest common subsequence "the cat sat"
     scores = rouge("the cat really sat", "the cat sat down today")

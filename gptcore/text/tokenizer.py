@@ -24,6 +24,7 @@ from gptcore.text.encodings import Encoding, Ids, encoding_of
 from gptcore.text.sampling import EvenSample
 from gptcore.text.unigram_training import train_unigram
 from gptcore.text.word_training import train_word
+from gptcore.text.words import spaced
 from gptcore.tokenizer_file import read_saved
 from gptcore.weight_files import read_object
 from gptcore.work import Outcome, Work
@@ -135,7 +136,8 @@ def _statistics(corpus: Path, tokenizer: TextTokenizer, sample: EvenSample) -> d
 
 
 def _count(text: str, tokenizer: TextTokenizer) -> Counter[str]:
-    return Counter(documents=1, bytes=len(text.encode()), words=len(text.split()), tokens=len(tokenizer.encode(text)))
+    words = len(spaced(text).split())
+    return Counter(documents=1, bytes=len(text.encode()), words=words, tokens=len(tokenizer.encode(text)))
 
 
 class TextTokenizer:

@@ -1,4 +1,4 @@
-"""What a word is to near-duplicates and decontamination, and a hash for every run of words."""
+"""What a word is, in scripts with and without spaces, and a hash for every run of words."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ _UNSPACED = (
 )
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
+_LETTERS = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+_LONE = re.compile(rf"[{_UNSPACED}]")
+
 _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 _MULTIPLIER = np.uint64(0xC2B2AE3D27D4EB4F)  # odd, so that no word's place in the run loses bits
 _MIXER = np.uint64(0xD6E8FEB86659FD93)
@@ -32,6 +35,16 @@ _CACHED = 1 << 17
 def words(text: str) -> list[str]:
     r"""Lower-case words (`\w+`), without punctuation; in scripts without spaces each character is one."""
     return _WORD.findall(text.lower())
+
+
+def letter_words(text: str) -> list[str]:
+    """As `words`, split at underscores too: what ROUGE compares. On ASCII these are the words of Lin's script."""
+    return _LETTERS.findall(text.lower())
+
+
+def spaced(text: str) -> str:
+    """The text with a space around every character of a script without spaces, so that `split` finds its words."""
+    return text if text.isascii() else _LONE.sub(r" \g<0> ", text)
 
 
 def run_hashes(hashes: Hashes, size: int) -> Hashes:
