@@ -195,7 +195,7 @@ def tiktoken_encoding(directory: Path) -> tuple[Any, int]:
     """tiktoken as ours builds it from tokenizer.json, and the end-of-text token's id."""
     import tiktoken
 
-    from gptcore.byte_bpe import readable
+    from gptcore.byte_vocabulary import readable
     from gptcore.config import SPECIAL_TOKENS
     from gptcore.tokenizer_file import read_saved
 

@@ -64,6 +64,13 @@ def test_encoding_gives_the_ids_of_the_recipe(tmp_path: Path) -> None:
     assert min(found[name] for name in ("ours_mb_per_s", "peer_mb_per_s", "processor_time_ratio")) > 0
 
 
+def test_the_corpus_stage_and_both_engines(tmp_path: Path) -> None:
+    found = found_by(tmp_path, "data.py", "--parts", "corpus,engines", "--megabytes", "0.5")
+    assert found["engines_equal"] is True
+    assert 0.5 <= found["corpus_text_mb"][0] < 0.52 and 5 <= found["corpus_text_mb"][1] < 5.2
+    assert min(found["peak_mb_100"], found["peak_mb_1000"]) > 100 and found["time_growth"] > 0
+
+
 def test_near_duplicates_beside_datasketch(tmp_path: Path) -> None:
     found = found_by(tmp_path, "dedup.py", "--megabytes", "0.4", "--turns", "1")
     assert 0.4 <= found["megabytes"] < 0.42 and found["planted_pairs"] > 30

@@ -14,6 +14,7 @@ from test_corpus import digests, split, start
 
 from gptcore.config import Corpus, Preset, all_sources
 from gptcore.config_sources import Files
+from gptcore.evaluation import report_data
 from gptcore.text import parts
 from gptcore.text.corpus import build_corpus
 from gptcore.text.sources import resolve_source
@@ -80,6 +81,7 @@ def test_each_step_sees_what_the_one_before_left(tmp_path: Path) -> None:
     assert card["found"] == len(TEXTS) and sum(card["documents"].values()) == len(TEXTS) - 1
     page = (tmp_path / "out/data_card.html").read_text()
     assert "La rivière" in page and "<script" not in page
+    assert "La rivière" in report_data.corpus({"corpus": tmp_path / "out"})
 
 
 def test_a_changed_step_redoes_only_what_follows_it(tmp_path: Path) -> None:

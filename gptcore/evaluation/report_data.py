@@ -9,6 +9,7 @@ from typing import Any
 
 from gptcore.evaluation.report_words import NOT_MEASURED, flat, number, size
 from gptcore.html_page import Markup, code, folded, joined, paragraph, table
+from gptcore.text.data_card_page import processing
 from gptcore.text.documents import SPLITS
 
 
@@ -65,6 +66,7 @@ def corpus(inputs: Mapping[str, Path]) -> Markup:
     if packages:
         listed = table(("package", "version", "held out", "documents", "text"), packages, (3, 4))
         pieces.append(folded(f"Packages and their versions: {len(packages)}", listed))
+    pieces += [folded(title, content) for title, content in processing(data)]
     return joined(pieces)
 
 

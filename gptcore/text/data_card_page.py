@@ -21,14 +21,20 @@ def data_card_page(card: dict[str, Any]) -> bytes:
 
 def sections(card: dict[str, Any]) -> list[tuple[str, Markup]]:
     """(title, content) of every part of the card."""
-    found = [("Splits", _splits(card)), ("Sources", _sources(card)), ("Left out", _left_out(card))]
-    if card["steps"]:
+    found = [("Splits", _splits(card)), ("Sources", _sources(card)), ("Left out", _left_out(card)), *processing(card)]
+    return [*found, ("Lengths", _lengths(card)), ("Samples", _samples(card))]
+
+
+def processing(card: dict[str, Any]) -> list[tuple[str, Markup]]:
+    """(title, content) of what `corpus.steps` did; nothing where there was none."""
+    found = []
+    if card.get("steps"):
         found.append(("Steps", joined(_step(number, step) for number, step in enumerate(card["steps"], 1))))
     if "near_duplicates" in card:
         found.append(("Near-duplicates", _near_duplicates(card["near_duplicates"])))
     if "decontaminate" in card:
         found.append(("Contamination", _contamination(card["decontaminate"])))
-    return [*found, ("Lengths", _lengths(card)), ("Samples", _samples(card))]
+    return found
 
 
 def _splits(card: dict[str, Any]) -> Markup:
