@@ -8,19 +8,14 @@ its first document is not counted. One JSON object last.
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import json
 import sys
 import time
-import typing
 from collections.abc import Sequence
 from importlib.metadata import distributions
 from typing import Any
 
-from pydantic import BaseModel
-
-SETTINGS: dict[str, dict[str, Any]] = {"language": {"keep": ("en",)}, "filter": {"profile": "docs"}}
+SETTINGS: dict[str, dict[str, Any]] = {"language": {"keep": ["en"]}, "filter": {"profile": "docs"}}
 """Settings of the steps that have no default for each."""
 CHARACTERS = 2_000
 
@@ -51,18 +46,9 @@ def documents() -> list[str]:
 
 def steps() -> list[tuple[str, Any]]:
     """(kind, step) of every step that looks at one document by itself."""
-    from gptcore import config_steps
+    from gptcore.text.steps.making import MODULES, make_step
 
-    union, _ = typing.get_args(config_steps.Step)
-    found = []
-    for schema in typing.get_args(union):
-        assert issubclass(schema, BaseModel)
-        (kind,) = typing.get_args(schema.model_fields["kind"].annotation)
-        if importlib.util.find_spec(f"gptcore.text.steps.{kind}"):
-            module = importlib.import_module(f"gptcore.text.steps.{kind}")
-            if hasattr(module, "make"):
-                found.append((kind, module.make(schema(kind=kind, **SETTINGS.get(kind, {})))))
-    return found
+    return [(kind, make_step({"kind": kind, **SETTINGS.get(kind, {})})) for kind in MODULES]
 
 
 def measure(step: Any, texts: list[str], size: float, seconds: float) -> dict[str, Any]:

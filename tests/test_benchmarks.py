@@ -71,6 +71,12 @@ def test_the_corpus_stage_and_both_engines(tmp_path: Path) -> None:
     assert min(found["peak_mb_100"], found["peak_mb_1000"]) > 100 and found["time_growth"] > 0
 
 
+def test_the_speed_of_every_step(tmp_path: Path) -> None:
+    found = found_by(tmp_path, "steps.py", "--seconds", "0.1")
+    assert set(found["steps"]) == {"repair", "language", "filter", "mask"}
+    assert all(step["mb_per_second"] > 0 and step["unchanged"] for step in found["steps"].values())
+
+
 def test_near_duplicates_beside_datasketch(tmp_path: Path) -> None:
     found = found_by(tmp_path, "dedup.py", "--megabytes", "0.4", "--turns", "1")
     assert 0.4 <= found["megabytes"] < 0.42 and found["planted_pairs"] > 30
