@@ -11,6 +11,7 @@ from gptcore.evaluation.report_words import NOT_MEASURED, flat, number, size
 from gptcore.html_page import Markup, code, folded, joined, paragraph, table
 from gptcore.text.data_card_page import processing
 from gptcore.text.documents import SPLITS
+from gptcore.text.sources import labels_of
 
 
 def stage_json(inputs: Mapping[str, Path], stage: str, name: str) -> Any:
@@ -48,11 +49,7 @@ def corpus(inputs: Mapping[str, Path]) -> Markup:
     pieces = [table(("split", "documents", "text"), splits, (1, 2))]
     if left_out:
         pieces.append(table(("left out", "documents"), left_out, (1,)))
-    sources = [
-        (number, source["kind"], f"{sum(source['documents'].values()):,}", size(sum(source["bytes"].values())))
-        for number, source in enumerate(data.get("sources", ()), 1)
-    ]
-    pieces.append(table(("source", "kind", "documents", "text"), sources, (2, 3)))
+    pieces.append(_sources(inputs, data))
     packages = [
         (
             name,
@@ -68,6 +65,24 @@ def corpus(inputs: Mapping[str, Path]) -> Markup:
         pieces.append(folded(f"Packages and their versions: {len(packages)}", listed))
     pieces += [folded(title, content) for title, content in processing(data)]
     return joined(pieces)
+
+
+def _sources(inputs: Mapping[str, Path], data: dict[str, Any]) -> Markup:
+    """Each source's share, with its training tokens where the tokens stage has counted them."""
+    index = stage_json(inputs, "tokens", "index.json")
+    tokens = index["splits"]["train"].get("sources", {}) if index else {}
+    kinds = [source["kind"] for source in data.get("sources", ())]
+    rows = [
+        (
+            number,
+            source["kind"],
+            f"{sum(source['documents'].values()):,}",
+            size(sum(source["bytes"].values())),
+            f"{tokens[label]['tokens']:,}" if label in tokens else "",
+        )
+        for number, (label, source) in enumerate(zip(labels_of(kinds), data.get("sources", ()), strict=True), 1)
+    ]
+    return table(("source", "kind", "documents", "text", "training tokens"), rows, (2, 3, 4))
 
 
 def tokenizer(inputs: Mapping[str, Path]) -> Markup:

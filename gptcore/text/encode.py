@@ -7,6 +7,7 @@ of processes or machines that see the same directories, and hold the same bytes.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +45,7 @@ def encode_shard(task: Message, tell: Tell) -> Message:
     path = Path(task["directory"]) / f"{task['name']}.bin"
     dtype = np.dtype(task["dtype"]).newbyteorder("<")
     place, tokens, text_bytes = task["begin"], 0, 0
+    sources: dict[str, Counter[str]] = {}  # by the label that ids begin with
     # The ids are renamed into place after the ends, so that a shard which is there has both.
     with (
         Lines(Path(task["corpus"]), task["split"], Path(task["lines"])) as lines,
@@ -63,7 +65,12 @@ def encode_shard(task: Message, tell: Tell) -> Message:
             ids_out.write(ids.astype(dtype))
             ends_out.write((ends + tokens).astype("<u8"))
             tokens += len(ids)
-            text_bytes += sum(len(document.text.encode()) for document in documents)
+            starts = [0, *ends.tolist()]
+            for document, start, end in zip(documents, starts, starts[1:], strict=False):
+                size = len(document.text.encode())
+                text_bytes += size
+                for what, count in (("documents", 1), ("bytes", size), ("tokens", end - start)):
+                    sources.setdefault(document.id.partition("/")[0], Counter())[what] += count
             place += len(documents)
             tell({"documents": len(documents)})
     entry = {
@@ -71,6 +78,7 @@ def encode_shard(task: Message, tell: Tell) -> Message:
         "tokens": tokens,
         "bytes": text_bytes,
         "documents": task["end"] - task["begin"],
+        "sources": {label: dict(counts) for label, counts in sorted(sources.items())},
         "sha256": ids_out.hexdigest(),
         "ends_sha256": ends_out.hexdigest(),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,10 +59,16 @@ def source_units(source: Source, version: Version) -> list[dict[str, Any]]:
 
 def source_labels(sources: Sequence[Source]) -> list[str]:
     """What document ids start with: the kind, numbered from the second source of a kind on."""
-    labels: list[str] = []
-    for source in sources:
-        before = sum(label.split("-")[0] == source.kind for label in labels)
-        labels.append(f"{source.kind}-{before + 1}" if before else source.kind)
+    return labels_of([source.kind for source in sources])
+
+
+def labels_of(kinds: Sequence[str]) -> list[str]:
+    """The same by the sources' kinds alone."""
+    counts = Counter[str]()
+    labels = []
+    for kind in kinds:
+        counts[kind] += 1
+        labels.append(kind if counts[kind] == 1 else f"{kind}-{counts[kind]}")
     return labels
 
 

@@ -8,6 +8,8 @@ holds, of how many bytes of text, and its digest.
 from __future__ import annotations
 
 import json
+from collections import Counter
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -122,9 +124,11 @@ def _encode(tasks: list[Message], work: Work) -> None:
     missing = [task for task in tasks if not _is_whole(task)]
     total = sum(task["end"] - task["begin"] for task in tasks)
     done = total - sum(task["end"] - task["begin"] for task in missing)
-    for _, message in spread_tasks("gptcore.text.encode:encode_shard", missing, work):
-        done += message.get("documents", 0)
-        work.progress(done, total, "documents")
+    # Closed by hand: an interrupt raised in this loop would leave the workers to the garbage collector.
+    with closing(spread_tasks("gptcore.text.encode:encode_shard", missing, work)) as messages:
+        for _, message in messages:
+            done += message.get("documents", 0)
+            work.progress(done, total, "documents")
 
 
 def _committed(task: Message) -> Entry:
@@ -146,8 +150,13 @@ def _is_whole(task: Message) -> bool:
 
 
 def _summary(shards: list[Entry]) -> Entry:
-    """A split's shards and their totals."""
+    """A split's shards and their totals, in all and by source (the label that ids begin with)."""
+    sources: dict[str, Counter[str]] = {}
+    for shard in shards:
+        for label, counts in shard.pop("sources").items():
+            sources.setdefault(label, Counter()).update(counts)
     return {
         "shards": shards,
+        "sources": {label: dict(counts) for label, counts in sorted(sources.items())},
         **{what: sum(shard[what] for shard in shards) for what in ("tokens", "bytes", "documents")},
     }
