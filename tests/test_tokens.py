@@ -122,6 +122,9 @@ def test_shards_hold_every_document_closed_by_end_of_text(whole: Path, corpus: P
         assert index["splits"][split]["documents"] == len(texts)
         assert index["splits"][split]["bytes"] == sum(len(text.encode()) for text in texts)
         assert index["splits"][split]["tokens"] == len(ids)
+        by_source = index["splits"][split]["sources"].values()
+        for what in ("documents", "bytes", "tokens"):
+            assert sum(counts[what] for counts in by_source) == index["splits"][split][what]
         assert decoded(whole, tokenizer, split) == texts
         for entry in index["splits"][split]["shards"]:
             path = whole / entry["file"]
