@@ -85,6 +85,8 @@ class Corpus(Part):
     steps: Steps = ()
     """What is done to the text, in order. Steps that look at one document alone come first, then near_duplicates, then
     decontaminate. Equal texts are always reduced to one, after the steps."""
+    max_damaged_files: NotNegative = 10
+    """Files that may be damaged or end early; with more of them the stage stops."""
     shard_bytes: Positive = 64_000_000
     """Size at which a new corpus file begins, bytes."""
 

@@ -39,17 +39,22 @@ class HubDataset(Part):
     """The column that holds the text."""
     max_documents: Positive | None = None
     """Stop after this many documents."""
+    licence: str | None = Field(default=None, min_length=1, exclude_if=lambda value: value is None)
+    """SPDX name of the licence its text stands under, such as `CC-BY-SA-4.0`; written into each document."""
 
 
 class Files(Part):
-    """Local files: txt, jsonl, parquet, each also as .gz or .zst."""
+    """Local files: txt, md, html, jsonl, csv, tsv, parquet, each also as .gz, .zst, .xz or .bz2, and in tar and zip."""
 
     kind: Literal["files"]
     """Which source this is."""
     paths: Strings
-    """Paths or globs. A txt file is one document; jsonl and parquet have one a row."""
+    """Paths or globs. A txt, md or html file is one document; jsonl, csv, tsv and parquet have one a row. A file that
+    two of them match is read once."""
     text_field: str = "text"
     """The column or key that holds the text."""
+    licence: str | None = Field(default=None, min_length=1, exclude_if=lambda value: value is None)
+    """SPDX name of the licence its text stands under, such as `CC-BY-SA-4.0`; written into each document."""
 
 
 class Url(Part):
@@ -63,6 +68,8 @@ class Url(Part):
     """Expected digest of the downloaded bytes; without it the server's ETag is the version."""
     text_field: str = "text"
     """The column or key that holds the text."""
+    licence: str | None = Field(default=None, min_length=1, exclude_if=lambda value: value is None)
+    """SPDX name of the licence its text stands under, such as `CC-BY-SA-4.0`; written into each document."""
     timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Seconds without a byte before a try is given up."""
     attempts: Positive = 5

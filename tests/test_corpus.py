@@ -28,7 +28,7 @@ from gptcore.config_sources import Files, HubDataset, PythonDocs, Url
 from gptcore.text import corpus as stage
 from gptcore.text import workers
 from gptcore.text.corpus_table import PRIORITY, repeated
-from gptcore.text.documents import Document, clean_text, read, read_documents, write
+from gptcore.text.documents import FILE_PROBLEMS, Document, clean_text, read, read_documents, write
 from gptcore.text.sources import resolve_source, source_labels
 from gptcore.text.web_problems import WEB_PROBLEMS
 from gptcore.work import Outcome, Work
@@ -117,7 +117,7 @@ def test_held_out_packages_are_the_test_split_and_nothing_of_them_is_trained_on(
         "too_short": 90,
         "undecodable": 1,
         "unparsable": 1,
-        **dict.fromkeys(("no_text", "too_long", "truncated", "missing", *WEB_PROBLEMS), 0),
+        **dict.fromkeys(("no_text", "too_long", "truncated", "missing", *FILE_PROBLEMS, *WEB_PROBLEMS), 0),
     }
     assert card["packages"]["gamma"]["held_out"] and card["packages"]["gamma"]["documents"]["test"] == 61
     assert outcome.metrics["corpus/duplicates"] == 89 and outcome.metrics["corpus/skipped"] == 2

@@ -16,7 +16,7 @@ from gptcore.text.corpus_table import read_table
 from gptcore.text.corpus_units import SKIPS, Unit, harvest_units, plan_units, step_units, sweep_torn
 from gptcore.text.data_card import data_card
 from gptcore.text.data_card_page import data_card_page
-from gptcore.text.documents import Document
+from gptcore.text.documents import DAMAGE, Document
 from gptcore.text.python_docs import STDLIB, canonical_name
 from gptcore.text.sources import Version, read_unit, source_units
 from gptcore.work import Outcome, Work
@@ -46,6 +46,7 @@ def build_corpus(config: Corpus, versions: Sequence[Version], work: Work) -> Out
         sweep_torn([*owned, work.directory / "documents"])
         harvest_units(units, work)
         _say_problems(config, units, work)
+        _check_damaged(config, units)
         step_units(units, work)
         table = read_table(units, work.scratch)
         choice = choose(config, _benchmarks(config, versions, work), units, table, work)
@@ -79,7 +80,8 @@ def _benchmarks(config: Corpus, versions: Sequence[Version], work: Work) -> Benc
         yield from (item.text for item in reading.items if isinstance(item, Document))
         reading.finish()
 
-    return [(unit["name"], texts(unit)) for unit in source_units(files, versions[len(config.sources)])]
+    units = source_units(files, versions[len(config.sources)])
+    return [(file["name"], texts({**unit, "files": [file]})) for unit in units for file in unit["files"]]
 
 
 def _check_held_out(config: Corpus) -> None:
@@ -111,3 +113,17 @@ def _say_problems(config: Corpus, units: Sequence[Unit], work: Work) -> None:
     if cut:
         limit = config.max_chars
         work.say(f"cut {cut:,} documents at corpus.max_chars = {limit:,} characters; the rest of them is left out")
+
+
+def _check_damaged(config: Corpus, units: Sequence[Unit]) -> None:
+    """Refuse a corpus of which too much did not arrive: a few bad files are bad luck, many are a broken copy."""
+    total = sum(unit.count(kind) for unit in units for kind in DAMAGE)
+    if total > config.max_damaged_files:
+        named = [
+            name for unit in units for block in unit.blocks for kind in DAMAGE for name in block.named.get(kind, [])
+        ]
+        raise ValueError(
+            f"{total:,} files are damaged or end early, corpus.max_damaged_files is {config.max_damaged_files:,}: "
+            f"{', '.join(named[:3])}{' …' * (total > 3)}; copy them again, leave them out of corpus.sources, or raise "
+            "corpus.max_damaged_files to go on without them"
+        )

@@ -15,6 +15,7 @@ from gptcore.config_steps import WHOLE_CORPUS
 from gptcore.hardware import library_version
 from gptcore.stages import libraries_of_source
 from gptcore.text.block_view import step_record
+from gptcore.text.documents import FILE_PROBLEMS
 from gptcore.text.harvest import Block, committed
 from gptcore.text.parts import part
 from gptcore.text.sources import Version, source_labels, source_units
@@ -23,9 +24,9 @@ from gptcore.text.web_problems import WEB_PROBLEMS
 from gptcore.text.workers import Message, spread_tasks
 from gptcore.work import Work
 
-SKIPS = ("undecodable", "unparsable", "no_text", "too_long", "truncated", "missing", *WEB_PROBLEMS)
+SKIPS = ("undecodable", "unparsable", "no_text", "too_long", "truncated", "missing", *FILE_PROBLEMS, *WEB_PROBLEMS)
 """Kinds of items that give no document."""
-HARVEST_VERSION = 1
+HARVEST_VERSION = 2
 """Raised when the same source gives other blocks."""
 SIGNATURES_VERSION = 1
 """Raised when the same text gives another signature."""
@@ -235,7 +236,7 @@ def _weight(unit: Unit) -> float:
     what = unit.unit
     if what["kind"] == "python_docs":
         return sum(_size(os.path.join(what["root"], path)) for path in what["files"])
-    return _size(what["path"]) if what["kind"] == "files" else float("inf")
+    return float(what["bytes"]) if what["kind"] == "files" else float("inf")
 
 
 def _size(path: str) -> int:

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SPLITS = ("train", "validation", "test")
+FILE_PROBLEMS = ("damaged", "encrypted", "unsafe_name", "not_a_file", "no_reader", "bomb", "too_many")
+"""Kinds of `Problem` that whole files have, and members of archives."""
+DAMAGE = ("damaged", "truncated")
+"""Kinds of `Problem` that say that a file is not what it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Problem:
     """A piece of a source that gave no document."""
 
     kind: str
-    """Counted under this word: undecodable, unparsable, no_text, too_long, truncated."""
+    """Counted under this word: undecodable, unparsable, no_text, too_long, truncated, one of FILE_PROBLEMS."""
     where: str
     """File and row, for the person watching."""
 

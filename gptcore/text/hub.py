@@ -54,7 +54,7 @@ def _hidden(path: Path) -> bool:
 def units(source: HubDataset, version: dict[str, Any]) -> list[dict[str, Any]]:
     """The work: one unit, the whole stream."""
     fields = source.model_dump(mode="json", include={"dataset", "config", "split", "text_field", "max_documents"})
-    return [{**fields, "commit": version.get("commit")}]
+    return [{**fields, "licence": source.licence, "commit": version.get("commit")}]
 
 
 @dataclass
@@ -67,6 +67,7 @@ class Rows:
     label: str
     name: str
     done: int
+    licence: str | None
 
     def __iter__(self) -> Iterator[Document | Problem]:
         row = self.done
@@ -81,7 +82,7 @@ class Rows:
             text = fields[self.text_field]
             if isinstance(text, str):
                 id = f"{self.label}/{self.name}:{row}"
-                yield Document(id, "hub", id, None, None, text)
+                yield Document(id, "hub", id, None, None, text, licence=self.licence)
             else:
                 yield Problem("no_text", f"{self.name}:{row}")
             if row == self.max_documents:
@@ -103,6 +104,7 @@ def open_rows(
     label: str,
     done: int,
     state: dict[str, Any] | None,
+    licence: str | None = None,
 ) -> Rows:
     """The stream from row `done` on; `state` is what `Rows.state` gave there.
 
@@ -121,4 +123,4 @@ def open_rows(
     except (ValueError, OSError) as error:
         raise ValueError(f"hub dataset {dataset}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
     name = folder.name if folder else dataset
-    return Rows(data, text_field, max_documents, label, name, done)
+    return Rows(data, text_field, max_documents, label, name, done, licence)

@@ -95,7 +95,7 @@ def read_unit(
             next(items)
         return Reading(items)
     if unit["kind"] == "hub":
-        names = ("dataset", "config", "split", "text_field", "max_documents", "commit")
+        names = ("dataset", "config", "split", "text_field", "max_documents", "commit", "licence")
         rows = hub.open_rows(**{name: unit[name] for name in names}, label=label, done=done, state=state)
         return Reading(iter(rows), rows.state)
     if unit["kind"] == "web":
@@ -104,14 +104,15 @@ def read_unit(
         return Reading(web.read_unit(unit, label, scratch, tell, done), clear=lambda: shutil.rmtree(scratch / "web"))
     if unit["kind"] == "url":
         path = _downloaded(unit, scratch, tell)
-        found = files.read_file(path, path.name, unit["text_field"], "url", label, max_chars, scratch, done)
+        field, licence = unit["text_field"], unit.get("licence")
+        found = files.read_file(path, path.name, field, "url", label, max_chars, scratch, done, licence)
         return Reading(found, clear=path.unlink)
-    path = Path(unit["path"])
-    found = files.read_file(path, unit["name"], unit["text_field"], "files", label, max_chars, scratch, done)
+    found = files.read_files(unit["files"], unit["text_field"], label, max_chars, scratch, done, unit["licence"])
 
     def unchanged() -> None:
-        if sha256_file(path) != unit["sha256"]:
-            raise ValueError(f"{path} changed while it was read; run again")
+        for file in unit["files"]:
+            if sha256_file(Path(file["path"])) != file["sha256"]:
+                raise ValueError(f"{file['path']} changed while it was read; run again")
 
     return Reading(found, finish=unchanged)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from gptcore.durable import sha256_file, sync_directory, write_json
-from gptcore.text.files import format_of
+from gptcore.text.file_names import format_of
 
 if TYPE_CHECKING:
     from gptcore.config_sources import Url
