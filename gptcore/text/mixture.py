@@ -14,10 +14,10 @@ def mixture(weights: Sequence[float], source: npt.NDArray[np.integer], size: npt
             draw: npt.NDArray[np.uint64], eligible: Flags) -> Flags:  # fmt: skip
     """Which documents a mixture takes, (documents,): of each source a share of the bytes in proportion to its weight.
 
-    source: number of each document's source, size: its bytes, draw: numbers by which some are taken before others (hashes
-    of the texts, so that more text changes little), eligible: which may be taken; all (documents,). As much is taken as
-    the source that is scarcest for its weight allows, and nothing twice: the whole of that one, and of every other the
-    documents of the smallest draws that fit. Raises ValueError, naming it, for a source that has nothing to give.
+    source: number of each document's source, size: its bytes, draw: numbers by which some are taken before others
+    (hashes of the texts, so that more text changes little), eligible: which may be taken; all (documents,). As much is
+    taken as the source that is scarcest for its weight allows, and nothing twice: the whole of that one, and of every
+    other the documents of the smallest draws that fit. Raises ValueError for a source that has nothing to give.
     """
     totals = np.array([size[eligible & (source == number)].sum(dtype=np.int64) for number in range(len(weights))])
     if (totals == 0).any():
