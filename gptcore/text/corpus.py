@@ -43,7 +43,9 @@ def build_corpus(config: Corpus, versions: Sequence[Version], work: Work) -> Out
         units = plan_units(config, versions[: len(config.sources)], root)
         owned = [directory for unit in units for directory in (unit.harvest, *unit.steps, unit.signatures)]
         parts.own(stack, owned, waiting)
-        sweep_torn([*owned, work.directory / "documents"])
+        sweep_torn(
+            [*owned, *(work.scratch / name for name in ("table", "contamination")), work.directory / "documents"]
+        )
         harvest_units(units, work)
         _say_problems(config, units, work)
         _check_damaged(config, units)
