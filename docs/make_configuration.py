@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from gptcore import config, config_sources, config_steps
 from gptcore.config import Finetune, Preset, Skill
 from gptcore.config_part import Part
-from gptcore.config_sources import Files, HubDataset, PythonDocs, Url
+from gptcore.config_sources import Files, HubDataset, PythonDocs, Url, Wikipedia
 from gptcore.config_steps import Decontaminate, Filter, Language, Mask, NearDuplicates, Repair
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -37,7 +37,7 @@ compares the two.
 
 SCHEMA = (config, config_sources, config_steps)
 """The modules whose docstrings the page is made of."""
-SOURCES: tuple[type[Part], ...] = (PythonDocs, HubDataset, Files, Url)
+SOURCES: tuple[type[Part], ...] = (PythonDocs, HubDataset, Files, Url, Wikipedia)
 STEPS: tuple[type[Part], ...] = (Repair, Language, Filter, Mask, NearDuplicates, Decontaminate)
 
 

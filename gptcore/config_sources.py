@@ -67,5 +67,16 @@ class Url(Part):
     """Tries, with exponential back-off between them."""
 
 
-Source = Annotated[PythonDocs | HubDataset | Files | Url, Field(discriminator="kind")]
+class Wikipedia(Part):
+    """Dump files of one MediaWiki, such as `enwiki-latest-pages-articles.xml.bz2`: its articles as plain text."""
+
+    kind: Literal["wikipedia"]
+    """Which source this is."""
+    paths: Strings
+    """Paths or globs of XML exports, each also as .bz2 or .gz."""
+    max_documents: Positive | None = None
+    """Stop after this many documents of each dump file."""
+
+
+Source = Annotated[PythonDocs | HubDataset | Files | Url | Wikipedia, Field(discriminator="kind")]
 Sources = Annotated[tuple[Source, ...], BeforeValidator(as_tuple), Field(min_length=1)]

@@ -116,7 +116,7 @@ def test_held_out_packages_are_the_test_split_and_nothing_of_them_is_trained_on(
         "too_short": 90,
         "undecodable": 1,
         "unparsable": 1,
-        **dict.fromkeys(("no_text", "too_long", "truncated", "missing"), 0),
+        **dict.fromkeys(("no_text", "too_long", "truncated", "damaged", "missing"), 0),
     }
     assert card["packages"]["gamma"]["held_out"] and card["packages"]["gamma"]["documents"]["test"] == 61
     assert outcome.metrics["corpus/duplicates"] == 89 and outcome.metrics["corpus/skipped"] == 2

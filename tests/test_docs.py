@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from flows.command_line import parser
 from gptcore.config import Finetune, Preset, Skill
-from gptcore.config_sources import Files, HubDataset, PythonDocs, Url
+from gptcore.config_sources import Files, HubDataset, PythonDocs, Url, Wikipedia
 from gptcore.config_steps import Decontaminate, Filter, Language, Mask, NearDuplicates, Repair
 from gptcore.presets import load_preset, preset_names
 from gptcore.stages import stages
@@ -149,7 +149,9 @@ def make_configuration() -> ModuleType:
 def schema_keys() -> set[str]:
     """Every key a preset or skill may hold."""
     keys = {
-        f"corpus.sources[].{name}" for source in (PythonDocs, HubDataset, Files, Url) for name in source.model_fields
+        f"corpus.sources[].{name}"
+        for source in (PythonDocs, HubDataset, Files, Url, Wikipedia)
+        for name in source.model_fields
     }
     steps = (Repair, Language, Filter, Mask, NearDuplicates, Decontaminate)
     keys |= {f"corpus.steps[].{name}" for step in steps for name in step.model_fields}

@@ -21,7 +21,7 @@ from gptcore.text.steps.making import code_identity
 from gptcore.text.workers import Message, spread_tasks
 from gptcore.work import Work
 
-SKIPS = ("undecodable", "unparsable", "no_text", "too_long", "truncated", "missing")
+SKIPS = ("undecodable", "unparsable", "no_text", "too_long", "truncated", "damaged", "missing")
 """Kinds of items that give no document."""
 HARVEST_VERSION = 1
 """Raised when the same source gives other blocks."""
@@ -233,7 +233,7 @@ def _weight(unit: Unit) -> float:
     what = unit.unit
     if what["kind"] == "python_docs":
         return sum(_size(os.path.join(what["root"], path)) for path in what["files"])
-    return _size(what["path"]) if what["kind"] == "files" else float("inf")
+    return _size(what["path"]) if what["kind"] in ("files", "wikipedia") else float("inf")
 
 
 def _size(path: str) -> int:

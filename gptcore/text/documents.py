@@ -27,6 +27,12 @@ class Document:
     """Dotted name of the documented object, for python_docs."""
     text: str
     """Clean text (see `clean_text`)."""
+    title: str | None = None
+    """Title, where the source gives one."""
+    date: str | None = None
+    """Day of publication, YYYY-MM-DD, where the source gives one."""
+    licence: str | None = None
+    """Licence the text stands under, where it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,7 @@ class Problem:
     """A piece of a source that gave no document."""
 
     kind: str
-    """Counted under this word: undecodable, unparsable, no_text, too_long, truncated."""
+    """Counted under this word: undecodable, unparsable, no_text, too_long, truncated, damaged."""
     where: str
     """File and row, for the person watching."""
 
@@ -55,7 +61,10 @@ def clean_text(text: str) -> str:
 def write(document: Document) -> bytes:
     """A document as one line of a corpus file; the inverse of `read`."""
     fields = {name: getattr(document, name) for name in ("group", "id", "name", "package", "source", "text")}
-    return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+    for name in ("title", "date", "licence"):
+        if (value := getattr(document, name)) is not None:
+            fields[name] = value
+    return json.dumps(fields, ensure_ascii=False, sort_keys=True).encode() + b"\n"
 
 
 def read(line: bytes) -> Document:

@@ -20,7 +20,7 @@ from gptcore.text.digests import DigestCache
 from gptcore.text.documents import Document, Problem
 
 if TYPE_CHECKING:
-    from gptcore.config_sources import Files
+    from gptcore.config_sources import Files, Wikipedia
 
 FORMATS = ("txt", "jsonl", "parquet")
 PACKINGS = ("gz", "zst")
@@ -44,11 +44,11 @@ def format_of(name: str) -> tuple[str, str | None]:
     return parts[-1], packing
 
 
-def expand(source: Files) -> list[tuple[str, Path]]:
+def expand(source: Files | Wikipedia, check: Callable[[str], object] = format_of) -> list[tuple[str, Path]]:
     """(name, path) of every file the source's paths and globs match, sorted by name.
 
     Names are relative to the files' common folder, so that moving the folder changes nothing.
-    Raises FileNotFoundError for a pattern without a match, ValueError for a folder or an unknown format.
+    Raises FileNotFoundError for a pattern without a match, ValueError for a folder, or what `check` says of a name.
     """
     found: set[Path] = set()
     for pattern in source.paths:
@@ -63,14 +63,16 @@ def expand(source: Files) -> list[tuple[str, Path]]:
     root = os.path.commonpath([path.parent for path in found])
     named = sorted((os.path.relpath(path, root).replace(os.sep, "/"), path) for path in found)
     for name, _ in named:
-        format_of(name)
+        check(name)
     return named
 
 
-def resolve(source: Files, cache: DigestCache) -> dict[str, Any]:
+def resolve(
+    source: Files | Wikipedia, cache: DigestCache, check: Callable[[str], object] = format_of
+) -> dict[str, Any]:
     """The source's version: every file's name and sha256; raises ValueError for a file that cannot be read."""
     version = []
-    for name, path in expand(source):
+    for name, path in expand(source, check):
         try:
             version.append([name, cache.get(path)])
         except OSError as error:

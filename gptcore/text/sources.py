@@ -33,6 +33,10 @@ def resolve_source(source: Source, cache_dir: Path) -> Version:
             return files.resolve(source, cache)
         if source.kind == "hub":
             return hub.resolve(source, cache)
+        if source.kind == "wikipedia":
+            from gptcore.text import wikipedia
+
+            return wikipedia.resolve(source, cache)
         from gptcore.text import url  # its HTTP client costs `plan` 16 ms
 
         return url.resolve(source)
@@ -46,6 +50,10 @@ def source_units(source: Source, version: Version) -> list[dict[str, Any]]:
         found = files.units(source, version)
     elif source.kind == "hub":
         found = hub.units(source, version)
+    elif source.kind == "wikipedia":
+        from gptcore.text import wikipedia
+
+        found = wikipedia.units(source, version)
     else:
         found = [{**source.model_dump(mode="json"), "version": version}]
     return [{"package": None, **unit, "kind": source.kind} for unit in found]
@@ -91,7 +99,12 @@ def read_unit(
         found = files.read_file(path, path.name, unit["text_field"], "url", label, max_chars, scratch, done)
         return Reading(found, clear=path.unlink)
     path = Path(unit["path"])
-    found = files.read_file(path, unit["name"], unit["text_field"], "files", label, max_chars, scratch, done)
+    if unit["kind"] == "wikipedia":
+        from gptcore.text import wikipedia
+
+        found = wikipedia.read_dump(path, unit["name"], label, unit["max_documents"], done)
+    else:
+        found = files.read_file(path, unit["name"], unit["text_field"], "files", label, max_chars, scratch, done)
 
     def unchanged() -> None:
         if sha256_file(path) != unit["sha256"]:
