@@ -113,13 +113,24 @@ class Web(Part):
         return self
 
 
+class Wikipedia(Part):
+    """Dump files of one MediaWiki, such as `enwiki-latest-pages-articles.xml.bz2`: its articles as plain text."""
+
+    kind: Literal["wikipedia"]
+    """Which source this is."""
+    paths: Strings
+    """Paths or globs of XML exports, each also as .bz2 or .gz."""
+    max_documents: Positive | None = None
+    """Stop after this many documents of each dump file."""
+
+
 EXECUTION_OF_SOURCES: dict[str, frozenset[str]] = {
     "url": frozenset({"timeout_s", "attempts"}),
     "web": frozenset({"delay_s", "max_delay_s", "page_seconds", "attempts", "connections"}),
 }
 """By kind, the fields that say how a source is read and not what it holds: they enter no key."""
 
-Source = Annotated[PythonDocs | HubDataset | Files | Url | Web, Field(discriminator="kind")]
+Source = Annotated[PythonDocs | HubDataset | Files | Url | Web | Wikipedia, Field(discriminator="kind")]
 Sources = Annotated[tuple[Source, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 
 

@@ -236,7 +236,7 @@ def _weight(unit: Unit) -> float:
     what = unit.unit
     if what["kind"] == "python_docs":
         return sum(_size(os.path.join(what["root"], path)) for path in what["files"])
-    return float(what["bytes"]) if what["kind"] == "files" else float("inf")
+    return float(what["bytes"]) if what["kind"] in ("files", "wikipedia") else float("inf")
 
 
 def _size(path: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from gptcore.text.documents import Problem
 from gptcore.text.file_names import format_of
 
 if TYPE_CHECKING:
-    from gptcore.config_sources import Files
+    from gptcore.config_sources import Files, Wikipedia
     from gptcore.text.wanted import Found
 
 UNIT_BYTES = 8_000_000
@@ -22,11 +23,11 @@ UNIT_FILES = 1000
 """Files of one unit: opening them costs more than their bytes, and a kill loses the unit in work."""
 
 
-def expand(source: Files) -> list[tuple[str, Path]]:
+def expand(source: Files | Wikipedia, check: Callable[[str], object] = format_of) -> list[tuple[str, Path]]:
     """(name, path) of every file the source's paths and globs match, each once, sorted by name.
 
     Names are relative to the files' common folder, so that moving the folder changes nothing.
-    Raises FileNotFoundError for a pattern without a match, ValueError for a folder or an unknown format.
+    Raises FileNotFoundError for a pattern without a match, ValueError for a folder, or what `check` says of a name.
     """
     found: set[str] = set()
     for pattern in source.paths:
@@ -41,7 +42,7 @@ def expand(source: Files) -> list[tuple[str, Path]]:
     root = os.path.commonpath([os.path.dirname(path) for path in found])
     named = sorted((_told(path[len(root) :].lstrip(os.sep)), Path(path)) for path in found)
     for name, _ in named:
-        format_of(name)
+        check(name)
     return named
 
 
@@ -50,10 +51,12 @@ def _told(name: str) -> str:
     return name.replace(os.sep, "/").encode("utf-8", "backslashreplace").decode()
 
 
-def resolve(source: Files, cache: DigestCache) -> dict[str, Any]:
+def resolve(
+    source: Files | Wikipedia, cache: DigestCache, check: Callable[[str], object] = format_of
+) -> dict[str, Any]:
     """The source's version: every file's name and sha256; raises ValueError for a file that cannot be read."""
     version = []
-    for name, path in expand(source):
+    for name, path in expand(source, check):
         try:
             version.append([name, cache.get(path)])
         except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any
 
 from gptcore.text.hub import local_folder
 from gptcore.text.python_docs import STDLIB, installed
+from gptcore.text.wikipedia import LICENCE as WIKIPEDIA_LICENCE
 
 STDLIB_LICENCE = "PSF-2.0"
 """Of Python and its documentation (docs.python.org/3/license.html)."""
@@ -61,6 +62,9 @@ def origins(sources: list[dict[str, Any]], data_card: Mapping[str, Any]) -> Iter
                 yield _origin("hub", source["dataset"], version.get("commit", ""), read, licence or None, languages)
             case "files":
                 yield _origin("files", ", ".join(Path(path).name for path in source["paths"]), "", read, None, ())
+            case "wikipedia":
+                names = ", ".join(Path(path).name for path in source["paths"])
+                yield _origin("wikipedia", names, "", read, WIKIPEDIA_LICENCE, ())
             case "url":
                 yield _origin("url", source["url"], version.get("sha256") or version.get("etag") or "", read, None, ())
 

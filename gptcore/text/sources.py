@@ -39,6 +39,10 @@ def resolve_source(source: Source, cache_dir: Path) -> Version:
             from gptcore.text import web
 
             return web.resolve(source)
+        if source.kind == "wikipedia":
+            from gptcore.text import wikipedia
+
+            return wikipedia.resolve(source, cache)
         from gptcore.text import url  # its HTTP client costs `plan` 16 ms
 
         return url.resolve(source)
@@ -52,6 +56,10 @@ def source_units(source: Source, version: Version) -> list[dict[str, Any]]:
         found = files.units(source, version)
     elif source.kind == "hub":
         found = hub.units(source, version)
+    elif source.kind == "wikipedia":
+        from gptcore.text import wikipedia
+
+        found = wikipedia.units(source, version)
     else:
         found = [{**source.model_dump(mode="json"), "version": version}]
     return [{"package": None, **unit, "kind": source.kind} for unit in found]
@@ -107,7 +115,13 @@ def read_unit(
         field, licence = unit["text_field"], unit.get("licence")
         found = files.read_file(path, path.name, field, "url", label, max_chars, scratch, done, licence)
         return Reading(found, clear=path.unlink)
-    found = files.read_files(unit["files"], unit["text_field"], label, max_chars, scratch, done, unit["licence"])
+    if unit["kind"] == "wikipedia":
+        from gptcore.text import wikipedia
+
+        (file,) = unit["files"]
+        found = wikipedia.read_dump(Path(file["path"]), file["name"], label, unit["max_documents"], done)
+    else:
+        found = files.read_files(unit["files"], unit["text_field"], label, max_chars, scratch, done, unit["licence"])
 
     def unchanged() -> None:
         for file in unit["files"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email.message
+import email.utils
 import http.client
 import json
 import os
@@ -29,6 +31,8 @@ WORTH_ANOTHER_TRY = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 FIRST_PAUSE_S = 0.5
 """Before the second try; doubles with each further one."""
+LONGEST_PAUSE_S = 30.0
+"""However many tries there were, and whatever the server asks for."""
 
 Say = Callable[[str], None]
 Result = TypeVar("Result")
@@ -127,33 +131,56 @@ def _fetch(
     have, known = _left_over(part, sidecar)
     headers = {}
     if have:
-        headers = {"Range": f"bytes={have}-", "If-Range": known["etag"] or known["last_modified"]}
+        headers = {"Range": f"bytes={have}-", "If-Range": str(_validator(known))}
     try:
         response = _open(url, timeout_s, headers)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
-        # Nothing lies beyond what we have: it is whole, or it is not this file.
-        if have and have == known.get("length"):
+        # Nothing lies beyond what we have: it is whole, or the server errs, or it is not this file.
+        total = _total(error.headers)
+        if have and {known["length"], total} - {None} == {have}:
             return
+        if have and total == have:
+            promised = f"{url}: the server promises {known['length']:,} bytes and has {have:,}"
+            raise Refused(f"{promised}; fetch the file by other means") from error
         part.unlink(missing_ok=True)
         raise Cut("the part on disk does not fit the server's file; starting again") from error
     with response:
         found = _identity(response)
+        resumes = bool(have) and response.status == 206
+        if resumes:
+            # An answer to If-Range may leave out what the client knows (RFC 9110, section 15.3.7).
+            found = {name: known[name] if value is None else value for name, value in found.items()}
         if expected is not None:
             wanted = {name: expected.get(name) for name in found}
             if any(value is not None and found[name] != value for name, value in wanted.items()):
                 raise Refused(f"{url} changed since its version was looked up; run again")
-        resumes = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        if have and resumes and any(found[name] != known[name] for name in ("etag", "last_modified", "length")):
+        start = response.headers.get("Content-Range", "")
+        if response.status == 206 and not (resumes and start.startswith(f"bytes {have}-")):
+            part.unlink(missing_ok=True)
+            raise Cut(f"the server sends {start or 'an unnamed range'} where bytes {have}- were asked; starting again")
+        if resumes and any(known[name] is not None and found[name] != known[name] for name in known):
             part.unlink()
             raise Cut("the file changed on the server; starting again")
         if not resumes:
             have = 0
+            part.unlink(missing_ok=True)  # before the sidecar: old bytes must never stand beside a new identity
             write_json(sidecar, found)
         with part.open("r+b" if resumes else "wb") as file:
             file.seek(have)
-            _copy(response, file, have, found["length"], progress)
+            have = _copy(response, file, have, found["length"], progress)
+    if found["length"] is not None and have > found["length"]:
+        part.unlink()
+        raise Cut(f"the server sends {have:,} bytes of a file of {found['length']:,}; starting again")
+
+
+def _validator(known: dict[str, Any]) -> str | None:
+    """What to ask by whether the file is still the same; None where there is nothing."""
+    # A weak ETag promises equal meaning, not equal bytes, and If-Range does not take it.
+    strong = None if str(known["etag"]).startswith("W/") else known["etag"]
+    validator: str | None = strong or known["last_modified"]
+    return validator
 
 
 def _left_over(part: Path, sidecar: Path) -> tuple[int, dict[str, Any]]:
@@ -163,10 +190,7 @@ def _left_over(part: Path, sidecar: Path) -> tuple[int, dict[str, Any]]:
         have = part.stat().st_size
     except (FileNotFoundError, ValueError):
         return 0, {}
-    # A weak ETag promises equal meaning, not equal bytes, and If-Range does not take it.
-    if str(known["etag"]).startswith("W/"):
-        known["etag"] = None
-    return (have, known) if known["etag"] or known["last_modified"] else (0, {})
+    return (have, known) if _validator(known) else (0, {})
 
 
 def _copy(
@@ -175,7 +199,8 @@ def _copy(
     have: int,
     length: int | None,
     progress: Callable[[float], None],
-) -> None:
+) -> int:
+    """Append what comes to the file; returns the bytes it then has. Raises Cut where `length` says there are more."""
     try:
         # read1: what has arrived is on disk before the next wait, so a stall costs nothing.
         while chunk := response.read1(CHUNK):
@@ -188,6 +213,22 @@ def _copy(
         os.fsync(file.fileno())
     if length is not None and have < length:
         raise Cut(f"the connection ended after {have:,} of {length:,} bytes")
+    return have
+
+
+class _HttpOnly(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to http and https alone: a server must not name a file of this machine."""
+
+    def http_error_302(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
+    ) -> Any:
+        target = urllib.parse.urljoin(req.full_url, headers.get("Location", ""))
+        if urllib.parse.urlsplit(target).scheme not in ("http", "https"):
+            fp.close()
+            raise Refused(f"{req.full_url}: redirects to {target!r}; only http and https are followed")
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 def _open(
@@ -196,24 +237,52 @@ def _open(
     request = urllib.request.Request(
         url, headers={"User-Agent": "gptmill", "Accept-Encoding": "identity", **(headers or {})}, method=method
     )
-    response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=timeout_s)
+    response: http.client.HTTPResponse = urllib.request.build_opener(_HttpOnly).open(request, timeout=timeout_s)
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    # Some servers call the packing of a .gz file an encoding; its bytes are then what the name says.
+    packed = urllib.parse.urlsplit(url).path.lower().endswith(".gz") and encoding in ("gzip", "x-gzip")
+    if encoding not in ("identity", "") and not packed:
+        response.close()
+        raise Refused(f"{url}: the server sends Content-Encoding {encoding!r} though identity was asked for")
     return response
 
 
 def _identity(response: http.client.HTTPResponse) -> dict[str, Any]:
     """What tells one content of an address from the next: {"etag", "last_modified", "length" of the whole file}."""
-    total = response.headers.get("Content-Range", "").rpartition("/")[2]
-    length = total if response.status == 206 else response.headers.get("Content-Length", "")
     return {
         "etag": response.headers.get("ETag"),
         "last_modified": response.headers.get("Last-Modified"),
-        "length": int(length) if length.isdigit() else None,
+        "length": _total(response.headers) if response.status == 206 else _number(response.headers["Content-Length"]),
     }
 
 
+def _total(headers: email.message.Message) -> int | None:
+    """Bytes of the whole file, as Content-Range tells them; None where it does not."""
+    return _number(headers.get("Content-Range", "").rpartition("/")[2])
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+def _asked_pause(headers: email.message.Message) -> float:
+    """Seconds until the server wants to be asked again (RFC 9110, section 10.2.3: a number or a date); 0 if unsaid."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        return email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
 def _tries(action: Callable[[], Result], url: str, attempts: int, say: Say) -> Result:
-    """Do it again after 0.5 s, 1 s, 2 s … (each shaken, so that a crowd does not come back at once), up to 30 s."""
+    """Do it again after 0.5 s, 1 s, 2 s … (each shaken, so that a crowd does not come back at once), up to 30 s.
+
+    Where the server says when to come back, not before that, though 30 s are the most.
+    """
     for attempt in range(1, attempts + 1):
+        asked = 0.0
         try:
             return action()
         except urllib.error.HTTPError as error:
@@ -221,6 +290,7 @@ def _tries(action: Callable[[], Result], url: str, attempts: int, say: Say) -> R
             if error.code not in WORTH_ANOTHER_TRY:
                 raise Refused(f"{url}: the server answers {error.code} {error.reason}") from error
             reason = f"the server answers {error.code} {error.reason}"
+            asked = _asked_pause(error.headers)
         except TimeoutError:
             reason = "no byte came in time"
         except urllib.error.URLError as error:
@@ -229,7 +299,8 @@ def _tries(action: Callable[[], Result], url: str, attempts: int, say: Say) -> R
         except (ConnectionError, http.client.HTTPException, ssl.SSLError, Cut) as error:
             reason = str(error) or type(error).__name__
         if attempt < attempts:
-            pause = min(30.0, FIRST_PAUSE_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
+            own = FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+            pause = min(LONGEST_PAUSE_S, max(own, asked))
             say(f"{url}: {reason}; try {attempt + 1} of {attempts} in {pause:.1f} s")
             time.sleep(pause)
     raise ValueError(f"{url}: {reason} ({attempts} tries)")
