@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import bz2
 import csv
+import functools
 import gzip
+import http.server
 import io
 import json
 import lzma
@@ -12,6 +14,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +25,7 @@ import pytest
 import zstandard
 
 from gptcore.config import Corpus
-from gptcore.config_sources import Files, Url, identity_of
+from gptcore.config_sources import Files, HubDataset, Url, identity_of
 from gptcore.text import archive_limits, archives, csv_rows, files, workers
 from gptcore.text.corpus import build_corpus
 from gptcore.text.documents import Document, Problem, read, read_documents, write
@@ -530,3 +533,32 @@ def test_no_licence_changes_no_identity() -> None:
     assert "licence" not in identity_of(Files(kind="files", paths=("a.txt",)))
     assert "licence" not in identity_of(Url(kind="url", url="http://a.example/a.txt"))
     assert identity_of(Files(kind="files", paths=("a.txt",), licence="MIT"))["licence"] == "MIT"
+
+
+def test_rows_of_the_hub_and_of_an_address_carry_the_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USE_TORCH", "0")
+    (tmp_path / "set").mkdir()
+    put(tmp_path / "set/a.jsonl", b'{"text": "one"}\n')
+    source = HubDataset(kind="hub", dataset=str(tmp_path / "set"), licence="CC0-1.0")
+    (unit,) = source_units(source, resolve_source(source, tmp_path / "cache"))
+    (document,) = read_unit(unit, "hub", 1000, tmp_path, lambda _: None).items
+    assert isinstance(document, Document) and document.licence == "CC0-1.0"
+    put(tmp_path / "served.tgz", gzip.compress(tar_of({"a.md": b"behind an address"})))
+    handler = functools.partial(Quiet, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}/served.tgz"
+        there = Url(kind="url", url=address, licence="CC-BY-4.0")
+        (unit,) = source_units(there, resolve_source(there, tmp_path / "cache"))
+        found = list(read_unit(unit, "url", 1000, tmp_path / "scratch", lambda _: None).items)
+        server.shutdown()
+        thread.join()
+    (document,) = found
+    assert isinstance(document, Document) and document.licence == "CC-BY-4.0"
+    assert document.id == "url/served.tgz!a.md" and document.text == "behind an address"
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nothing."""

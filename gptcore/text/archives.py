@@ -85,10 +85,10 @@ def read_archive(path: Path, type: FileType, name: str, wanted: Wanted) -> Found
 
 def _read_member(member: _Member, name: str, budget: Budget, wanted: Wanted) -> Found:
     type = known_format(member.name)
-    if member.refusal is None and (type is None or type.archive):
+    if member.refusal is not None:
+        yield Problem(member.refusal, name)
+    elif type is None or type.archive:
         yield Problem("no_reader", name)
-    elif member.refusal is not None or type is None:
-        yield Problem(member.refusal or "no_reader", name)
     elif not member.size:
         yield Problem("no_text", name)
     else:
