@@ -150,7 +150,7 @@ def test_a_cut_packing_gives_its_whole_rows_and_one_problem(tmp_path: Path, pack
 
 
 def test_zstd_of_zeros_does_not_swell_in_memory(tmp_path: Path) -> None:
-    """2 GiB in 64 KiB: they pass through a reader that may take 300 MB more than it has."""
+    """512 MB in 64 KiB: they pass through a reader that may take 300 MB more than it has."""
     packer = zstandard.ZstdCompressor().compressobj()
     zeros = bytes(1 << 24)
     packed = b"".join([*(packer.compress(zeros) for _ in range(32)), packer.flush()])
@@ -183,7 +183,8 @@ def test_a_line_of_200_megabytes_is_passed_over_in_flat_memory(tmp_path: Path) -
         for _ in range(200):
             file.write(b"x" * 1_000_000)
         file.write(b'"}\n')
-    assert peak_of(path) < 300_000_000
+    # Interpreter and libraries 120 MB, the limit of a line three times over; the whole line twice would be 520.
+    assert peak_of(path) < 350_000_000
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.html", "a.jsonl", "a.csv", "a.parquet", "a.tar", "a.zip", "a.xz"])
