@@ -119,9 +119,10 @@ def run_bpe(side: str, corpus: str, out: str) -> dict[str, Any]:
         began = time.perf_counter()
         train_tokenizer(config, Work(Path(out), {"corpus": Path(corpus)}))
         return {"seconds": round(time.perf_counter() - began, 3)}
-    from gptcore.text.splitting import pre_tokenizer
     from tokenizers import Tokenizer as Bare
     from tokenizers import models, pre_tokenizers, trainers
+
+    from gptcore.text.splitting import pre_tokenizer
 
     texts = [document.text for document in read_documents(Path(corpus), "train")]
     began = time.perf_counter()

@@ -92,6 +92,9 @@ class Corpus(Part):
 
     @model_validator(mode="after")
     def _possible(self) -> Corpus:
+        weighted = sum(source.weight is not None for source in self.sources)
+        if 0 < weighted < len(self.sources):
+            raise ValueError(f"sources: {weighted} of {len(self.sources)} have a weight; give one to all, or to none")
         kinds = [step.kind for step in self.steps]
         ranks = [WHOLE_CORPUS.index(kind) + 1 if kind in WHOLE_CORPUS else 0 for kind in kinds]
         for before, after, left, right in zip(kinds, kinds[1:], ranks, ranks[1:], strict=False):

@@ -11,7 +11,15 @@ from gptcore.config_part import Part, Positive, Strings, as_tuple
 NotNegativeSeconds = Annotated[float, Field(ge=0.0)]
 
 
-class PythonDocs(Part):
+class SourcePart(Part):
+    """What every source has."""
+
+    weight: Annotated[float, Field(gt=0)] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The source's share of the training text, in bytes, against the other sources' weights; all have one or none. As
+    much is taken as the scarcest source allows, and nothing twice. None takes everything."""
+
+
+class PythonDocs(SourcePart):
     """Docstrings of installed Python packages, read with `ast`; nothing is imported or executed."""
 
     kind: Literal["python_docs"] = "python_docs"
@@ -22,7 +30,7 @@ class PythonDocs(Part):
     """Distribution names (as in `pip list`), each of which must be installed."""
 
 
-class HubDataset(Part):
+class HubDataset(SourcePart):
     """A dataset of the Hugging Face hub, streamed."""
 
     kind: Literal["hub"]
@@ -43,21 +51,23 @@ class HubDataset(Part):
     """SPDX name of the licence its text stands under, such as `CC-BY-SA-4.0`; written into each document."""
 
 
-class Files(Part):
+class Files(SourcePart):
     """Local files: txt, md, html, jsonl, csv, tsv, parquet, each also as .gz, .zst, .xz or .bz2, and in tar and zip."""
 
     kind: Literal["files"]
     """Which source this is."""
     paths: Strings
-    """Paths or globs. A txt, md or html file is one document; jsonl, csv, tsv and parquet have one a row. A file that
-    two of them match is read once."""
+    """Paths or globs; `package:NAME/…` lies below an installed Python package. A txt, md or html file is one document;
+    jsonl, csv, tsv and parquet have one a row. A file that two of them match is read once."""
+    by_line: bool = False
+    """Whether each line of a txt or md file is a document."""
     text_field: str = "text"
     """The column or key that holds the text."""
     licence: str | None = Field(default=None, min_length=1, exclude_if=lambda value: value is None)
     """SPDX name of the licence its text stands under, such as `CC-BY-SA-4.0`; written into each document."""
 
 
-class Url(Part):
+class Url(SourcePart):
     """One file behind http or https: same formats as `files`."""
 
     kind: Literal["url"]
@@ -76,7 +86,7 @@ class Url(Part):
     """Tries, with exponential back-off between them."""
 
 
-class Web(Part):
+class Web(SourcePart):
     """Web pages: their main text. Fetched within public addresses only, as each site's robots.txt allows."""
 
     kind: Literal["web"]
@@ -113,7 +123,7 @@ class Web(Part):
         return self
 
 
-class Wikipedia(Part):
+class Wikipedia(SourcePart):
     """Dump files of one MediaWiki, such as `enwiki-latest-pages-articles.xml.bz2`: its articles as plain text."""
 
     kind: Literal["wikipedia"]
@@ -135,5 +145,10 @@ Sources = Annotated[tuple[Source, ...], BeforeValidator(as_tuple), Field(min_len
 
 
 def identity_of(source: Source) -> dict[str, Any]:
-    """What of a source's config defines the text that is read."""
+    """What of a source's config defines the corpus."""
     return source.model_dump(mode="json", exclude=set(EXECUTION_OF_SOURCES.get(source.kind, ())))
+
+
+def reading_of(source: Source) -> dict[str, Any]:
+    """What of it defines the text that is read: not how much of that is taken."""
+    return {name: value for name, value in identity_of(source).items() if name != "weight"}

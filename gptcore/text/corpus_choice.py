@@ -12,6 +12,7 @@ from gptcore.config import Corpus
 from gptcore.text.comparing import Benchmarks, drop_contaminated, drop_near_duplicates
 from gptcore.text.corpus_table import DROPPED, PRIORITY, Codes, Table, draw_splits, repeated
 from gptcore.text.corpus_units import SKIPS, Unit
+from gptcore.text.mixture import mixture
 from gptcore.text.python_docs import canonical_name
 from gptcore.work import Work
 
@@ -31,7 +32,8 @@ class Choice:
 def choose(config: Corpus, benchmarks: Benchmarks, units: Sequence[Unit], table: Table, work: Work) -> Choice:
     """Splits are drawn first, so that of documents that are alike the one stays that must not be trained on.
 
-    1. Splits by group. 2. Equal texts. 3. Near-duplicates and contaminated documents, where steps ask for it.
+    1. Splits by group. 2. Equal texts. 3. Near-duplicates and contaminated documents, where steps ask for it. 4. Of the
+    training text what the sources' weights allow.
     Raises ValueError when nothing is left for training.
     """
     held = np.zeros(len(table.rows), bool)
@@ -51,6 +53,9 @@ def choose(config: Corpus, benchmarks: Benchmarks, units: Sequence[Unit], table:
             continue
         choice.left_out[step.kind] = note["dropped"]
         choice.notes[step.kind] = note
+    weights = [source.weight for source in config.sources if source.weight is not None]
+    if weights:
+        choice.left_out["mixture"] = _mix(weights, units, table, splits)
     if not (splits == PRIORITY.index("train")).any():
         found = sum(unit.count("found") for unit in units)
         raise ValueError(
@@ -61,3 +66,14 @@ def choose(config: Corpus, benchmarks: Benchmarks, units: Sequence[Unit], table:
             f"{int(duplicate.sum()):,} duplicates, {int(held.sum()):,} held out; check corpus.sources"
         )
     return choice
+
+
+def _mix(weights: Sequence[float], units: Sequence[Unit], table: Table, splits: Codes) -> int:
+    """Mark in `splits` the training documents that the mixture has no room for; how many they are."""
+    source = np.zeros(len(splits), np.int64)
+    for unit, first, end in zip(units, table.units, table.units[1:], strict=False):
+        source[first:end] = unit.source
+    train = splits == PRIORITY.index("train")
+    taken = mixture(weights, source, table.rows["bytes"], table.rows["text"], train)
+    splits[train & ~taken] = DROPPED
+    return int((train & ~taken).sum())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gptcore.config import Corpus
-from gptcore.config_sources import identity_of
+from gptcore.config_sources import reading_of
 from gptcore.config_steps import WHOLE_CORPUS
 from gptcore.hardware import library_version
 from gptcore.stages import libraries_of_source
@@ -82,7 +82,7 @@ def plan_units(config: Corpus, versions: Sequence[Version], root: Path) -> list[
     for number, (source, version, label) in enumerate(zip(config.sources, versions, labels, strict=True)):
         identity: dict[str, Any] = {
             "version": HARVEST_VERSION,
-            "config": identity_of(source),
+            "config": reading_of(source),
             "source": version,
             "label": label,
             "libraries": {name: library_version(name) for name in libraries_of_source(source)},

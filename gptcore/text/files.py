@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib.util
 import os
 from collections.abc import Callable
 from itertools import islice
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from gptcore.config_sources import Files, Wikipedia
     from gptcore.text.wanted import Found
 
+PACKAGE = "package:"
 UNIT_BYTES = 8_000_000
 """Smaller files share a unit up to this many bytes: a unit costs two commits with fsync, some 10 ms."""
 UNIT_FILES = 1000
@@ -31,7 +33,7 @@ def expand(source: Files | Wikipedia, check: Callable[[str], object] = format_of
     """
     found: set[str] = set()
     for pattern in source.paths:
-        there = os.path.expanduser(pattern)
+        there = _place(pattern)
         if os.path.isdir(there):
             raise ValueError(f"{pattern} is a folder; name files, or a glob such as {os.path.join(pattern, '*.jsonl')}")
         matches = [there] if os.path.exists(there) else glob.iglob(there, recursive=True)
@@ -44,6 +46,17 @@ def expand(source: Files | Wikipedia, check: Callable[[str], object] = format_of
     for name, _ in named:
         check(name)
     return named
+
+
+def _place(pattern: str) -> str:
+    """Where a pattern looks; `package:NAME/…` below an installed package, which is not imported."""
+    if not pattern.startswith(PACKAGE):
+        return os.path.expanduser(pattern)
+    name, _, inside = pattern.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(f"{pattern}: no package {name!r} is installed; pip install it, or name another path")
+    return os.path.join(spec.submodule_search_locations[0], inside)
 
 
 def _told(name: str) -> str:
@@ -65,14 +78,14 @@ def resolve(
 
 
 def units(source: Files, version: dict[str, Any]) -> list[dict[str, Any]]:
-    """The work: {"files": [{"path", "name", "sha256"}], "bytes", "text_field", "licence"}; small files share one."""
+    """The work: {"files": [{"path", "name", "sha256"}], "bytes", "text_field", …}; small files share one."""
     digests = dict(version["files"])
     found: list[dict[str, Any]] = []
     for name, path in expand(source):
         size = path.stat().st_size
         last = found[-1] if found else None
         if last is None or last["bytes"] + size > UNIT_BYTES or len(last["files"]) == UNIT_FILES:
-            last = {"files": [], "bytes": 0, "text_field": source.text_field, "licence": source.licence}
+            last = {"files": [], "bytes": 0, **source.model_dump(include={"text_field", "licence", "by_line"})}
             found.append(last)
         last["files"].append({"path": str(path), "name": name, "sha256": digests.get(name)})
         last["bytes"] += size
@@ -87,12 +100,13 @@ def read_files(
     scratch: Path,
     done: int = 0,
     licence: str | None = None,
+    by_line: bool = False,
 ) -> Found:
     """The items of a unit's files, one file after another, after the first `done`; see `read_file`."""
 
     def read(file: dict[str, Any], done: int = 0) -> Found:
         path = Path(file["path"])
-        return read_file(path, file["name"], text_field, "files", label, max_chars, scratch, done, licence)
+        return read_file(path, file["name"], text_field, "files", label, max_chars, scratch, done, licence, by_line)
 
     if len(files) == 1:
         return read(files[0], done)  # large, perhaps: its reader knows how to go on
@@ -109,6 +123,7 @@ def read_file(
     scratch: Path,
     done: int = 0,
     licence: str | None = None,
+    by_line: bool = False,
 ) -> Found:
     """One Document or Problem for each row of a file, in order, after the first `done` rows.
 
@@ -124,7 +139,7 @@ def read_file(
     from gptcore.text.wanted import Wanted
 
     type = format_of(name)
-    wanted = Wanted(text_field, kind, label, max_chars, scratch, licence)
+    wanted = Wanted(text_field, kind, label, max_chars, scratch, licence, by_line)
 
     def items() -> Found:
         if not path.stat().st_size:

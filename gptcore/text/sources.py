@@ -121,7 +121,9 @@ def read_unit(
         (file,) = unit["files"]
         found = wikipedia.read_dump(Path(file["path"]), file["name"], label, unit["max_documents"], done)
     else:
-        found = files.read_files(unit["files"], unit["text_field"], label, max_chars, scratch, done, unit["licence"])
+        found = files.read_files(
+            unit["files"], unit["text_field"], label, max_chars, scratch, done, unit.get("licence"), unit["by_line"]
+        )
 
     def unchanged() -> None:
         for file in unit["files"]:

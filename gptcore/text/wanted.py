@@ -27,6 +27,8 @@ class Wanted:
     """Folder for files unpacked to be read."""
     licence: str | None = None
     """Under which all texts stand."""
+    by_line: bool = False
+    """Whether each line of a plain text is a document."""
 
     def document(
         self, name: str, text: str, row: int | None = None, title: str | None = None, date: str | None = None
