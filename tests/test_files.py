@@ -31,6 +31,7 @@ from gptcore.text.corpus import build_corpus
 from gptcore.text.documents import Document, Problem, read, read_documents, write
 from gptcore.text.file_names import FORMATS, PACKINGS, format_of
 from gptcore.text.sources import read_unit, resolve_source, source_units
+from gptcore.text.wanted import Wanted
 from gptcore.work import Outcome, Work
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +75,7 @@ CONTENT: dict[str, Callable[[], bytes]] = {
 
 
 def items(path: Path, field: str = "text", done: int = 0) -> list[Document | Problem]:
-    return list(files.read_file(path, path.name, field, "files", "files", 100_000, path.parent, done))
+    return list(files.read_file(path, path.name, Wanted(field, "files", "files", 100_000, path.parent), done))
 
 
 def texts(found: list[Document | Problem]) -> list[str]:
@@ -164,8 +165,8 @@ def test_zstd_of_zeros_does_not_swell_in_memory(tmp_path: Path) -> None:
 def peak_of(path: Path) -> int:
     """Peak memory of a process that reads a file, bytes; it must find only a line too long."""
     script = (
-        "import sys, resource; from pathlib import Path; from gptcore.text import files; p = Path(sys.argv[1]);"
-        "found = list(files.read_file(p, p.name, 'text', 'files', 'files', 1000, p.parent));"
+        "import sys, resource; from pathlib import Path; from gptcore.text import files, wanted; p = Path(sys.argv[1]);"
+        "found = list(files.read_file(p, p.name, wanted.Wanted('text', 'files', 'files', 1000, p.parent)));"
         "assert [x.kind for x in found] == ['too_long'], found;"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
     )

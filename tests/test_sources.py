@@ -23,6 +23,7 @@ from gptcore.config_sources import Files, HubDataset, Url
 from gptcore.text import bounded_lines, files, hub, url
 from gptcore.text.documents import Document, Problem
 from gptcore.text.sources import read_unit, resolve_source, source_units
+from gptcore.text.wanted import Wanted
 
 TEXTS = [f"Text number {number} is long enough to be read. é" for number in range(600)]
 DIGEST = hashlib.sha256
@@ -42,7 +43,7 @@ def parquet(path: Path, texts: list[str | None]) -> bytes:
 
 
 def read(path: Path, field: str = "text", done: int = 0, max_chars: int = 1000) -> list[Document | Problem]:
-    return list(files.read_file(path, path.name, field, "files", "files", max_chars, path.parent, done))
+    return list(files.read_file(path, path.name, Wanted(field, "files", "files", max_chars, path.parent), done))
 
 
 def texts(items: list[Document | Problem]) -> list[str]:

@@ -14,6 +14,7 @@ from gptcore.evaluation.scores import rouge
 from gptcore.presets import load_preset
 from gptcore.text.files import expand
 from gptcore.text.tokenizer import TextTokenizer, train_tokenizer
+from gptcore.text.wanted import Wanted
 from gptcore.work import Work
 
 
@@ -71,7 +72,7 @@ def test_lines_are_documents_and_go_on_where_they_stopped(tmp_path: Path) -> Non
     path.write_bytes("\ufeffeins\n\nzwei\n".encode() + b"\xff\n" + "四\n".encode())
 
     def read(done: int = 0) -> list[str]:
-        found = read_file(path, "a.txt", "text", "files", "files", 100, tmp_path, done, by_line=True)
+        found = read_file(path, "a.txt", Wanted("text", "files", "files", 100, tmp_path, by_line=True), done)
         return [getattr(item, "text", "") or getattr(item, "where", "") for item in found]
 
     assert read() == ["eins\n", "zwei\n", "a.txt:4", "四\n"]

@@ -16,7 +16,7 @@ from gptcore.text.file_names import format_of
 
 if TYPE_CHECKING:
     from gptcore.config_sources import Files, Wikipedia
-    from gptcore.text.wanted import Found
+    from gptcore.text.wanted import Found, Wanted
 
 PACKAGE = "package:"
 UNIT_BYTES = 8_000_000
@@ -92,43 +92,22 @@ def units(source: Files, version: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def read_files(
-    files: list[dict[str, Any]],
-    text_field: str,
-    label: str,
-    max_chars: int,
-    scratch: Path,
-    done: int = 0,
-    licence: str | None = None,
-    by_line: bool = False,
-) -> Found:
+def read_files(files: list[dict[str, Any]], wanted: Wanted, done: int = 0) -> Found:
     """The items of a unit's files, one file after another, after the first `done`; see `read_file`."""
 
     def read(file: dict[str, Any], done: int = 0) -> Found:
-        path = Path(file["path"])
-        return read_file(path, file["name"], text_field, "files", label, max_chars, scratch, done, licence, by_line)
+        return read_file(Path(file["path"]), file["name"], wanted, done)
 
     if len(files) == 1:
         return read(files[0], done)  # large, perhaps: its reader knows how to go on
     return islice((item for file in files for item in read(file)), done, None)
 
 
-def read_file(
-    path: Path,
-    name: str,
-    text_field: str,
-    kind: str,
-    label: str,
-    max_chars: int,
-    scratch: Path,
-    done: int = 0,
-    licence: str | None = None,
-    by_line: bool = False,
-) -> Found:
+def read_file(path: Path, name: str, wanted: Wanted, done: int = 0) -> Found:
     """One Document or Problem for each row of a file, in order, after the first `done` rows.
 
     A file that cannot be unpacked or decoded is a Problem, after what is whole of it; so is one without a byte.
-    `scratch` takes the unpacked copy of a packed parquet file. Memory stays flat: rows stream.
+    `wanted.scratch` takes the unpacked copy of a packed parquet file. Memory stays flat: rows stream.
     Raises ValueError for a sound file in which no row has `text_field`.
     """
     # Here, not above: what `plan` needs is their names.
@@ -136,10 +115,8 @@ def read_file(
     from gptcore.text.formats import read_stream
     from gptcore.text.packings import unpacked
     from gptcore.text.parquet_rows import read_parquet
-    from gptcore.text.wanted import Wanted
 
     type = format_of(name)
-    wanted = Wanted(text_field, kind, label, max_chars, scratch, licence, by_line)
 
     def items() -> Found:
         if not path.stat().st_size:

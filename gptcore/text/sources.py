@@ -14,6 +14,7 @@ from gptcore.durable import sha256_file
 from gptcore.text import files, hub, python_docs
 from gptcore.text.digests import DigestCache
 from gptcore.text.documents import Document, Problem
+from gptcore.text.wanted import Wanted
 
 if TYPE_CHECKING:
     from gptcore.config_sources import Source
@@ -112,8 +113,7 @@ def read_unit(
         return Reading(web.read_unit(unit, label, scratch, tell, done), clear=lambda: shutil.rmtree(scratch / "web"))
     if unit["kind"] == "url":
         path = _downloaded(unit, scratch, tell)
-        field, licence = unit["text_field"], unit.get("licence")
-        found = files.read_file(path, path.name, field, "url", label, max_chars, scratch, done, licence)
+        found = files.read_file(path, path.name, _wanted(unit, label, max_chars, scratch), done)
         return Reading(found, clear=path.unlink)
     if unit["kind"] == "wikipedia":
         from gptcore.text import wikipedia
@@ -121,9 +121,7 @@ def read_unit(
         (file,) = unit["files"]
         found = wikipedia.read_dump(Path(file["path"]), file["name"], label, unit["max_documents"], done)
     else:
-        found = files.read_files(
-            unit["files"], unit["text_field"], label, max_chars, scratch, done, unit.get("licence"), unit["by_line"]
-        )
+        found = files.read_files(unit["files"], _wanted(unit, label, max_chars, scratch), done)
 
     def unchanged() -> None:
         for file in unit["files"]:
@@ -131,6 +129,12 @@ def read_unit(
                 raise ValueError(f"{file['path']} changed while it was read; run again")
 
     return Reading(found, finish=unchanged)
+
+
+def _wanted(unit: dict[str, Any], label: str, max_chars: int, scratch: Path) -> Wanted:
+    """What a unit of `files` or `url` wants of its files."""
+    by_line = unit.get("by_line", False)
+    return Wanted(unit["text_field"], unit["kind"], label, max_chars, scratch, unit.get("licence"), by_line)
 
 
 def _downloaded(unit: dict[str, Any], scratch: Path, tell: Tell) -> Path:
