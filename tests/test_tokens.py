@@ -39,9 +39,11 @@ BUILD = (
     "build_tokens(Tokens(shard_bytes=int(shard_bytes)), work)\n"
 )
 PEAK = (
-    "import json, resource, sys; from gptcore.text.encode import encode_shard\n"
+    "import json, sys; from pathlib import Path; from gptcore.text.encode import encode_shard\n"
     "encode_shard(json.loads(sys.argv[1]), lambda message: None)\n"
-    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+    # Not getrusage: its peak holds what the parent had before this program took the process over.
+    "status = Path('/proc/self/status').read_text().splitlines()\n"
+    "print(next(int(line.split()[1]) * 1024 for line in status if line.startswith('VmHWM')))\n"
 )
 
 
