@@ -127,10 +127,16 @@ def test_changed_source_is_read_anew_and_others_are_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["harvest-files-*/000000-00000.lines", "repair-*/000000-00000.codes", "repair-*/*0.lines"]
+    "name",
+    [
+        "harvest-files-*/000000-00000.lines",
+        "repair-*/000000-00000.codes",
+        "repair-*/*0.lines",
+        "near_duplicates-*/*.npy",
+    ],
 )
 def test_a_damaged_part_is_made_again(tmp_path: Path, name: str) -> None:
-    kept, config = tmp_path / "parts", corpus(tmp_path / "in", REPAIR, MASK)
+    kept, config = tmp_path / "parts", corpus(tmp_path / "in", REPAIR, MASK, {"kind": "near_duplicates"})
     build(tmp_path / "a", config, kept=kept)
     damaged = [path for path in kept.glob(name) if path.stat().st_size]
     assert damaged

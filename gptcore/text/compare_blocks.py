@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gptcore.config_steps import NearDuplicates
-from gptcore.durable import write_json, writing
+from gptcore.durable import sha256_file, write_json, writing
 from gptcore.text.block_view import BlockView
 from gptcore.text.decontamination import documents_with, make_decontaminate, without_common_runs
 from gptcore.text.minhash import save_signatures, signatures
@@ -23,11 +23,14 @@ EXAMPLES = 2
 def sign(task: Message, tell: Tell) -> Message:
     """Signatures of the documents that the steps left, (documents, permutations).
 
-    `task`: {"harvest", "block", "steps": folders, "config": of near_duplicates, "target": path}.
+    `task`: {"harvest", "block", "steps": folders, "config": of near_duplicates, "target": path}. Their digest stands
+    beside them, written last.
     """
     texts = (document.text for document in documents_of(_view(task)))
     rows = signatures(texts, NearDuplicates.model_validate(task["config"]))
-    save_signatures(Path(task["target"]), rows)
+    target = Path(task["target"])
+    save_signatures(target, rows)
+    write_json(target.with_suffix(".json"), {"sha256": sha256_file(target)})
     return {"documents": len(rows)}
 
 

@@ -18,6 +18,7 @@ from gptcore.text.decontamination import contamination, without_common_runs
 from gptcore.text.documents import read
 from gptcore.text.harvest import PREFIX
 from gptcore.text.near_duplicates import near_duplicates
+from gptcore.text.parts import DamagedPart, checked
 from gptcore.text.run_index import RunIndex, index_runs
 from gptcore.text.workers import Message
 from gptcore.work import Work
@@ -41,6 +42,8 @@ def drop_near_duplicates(
         {**task, "config": config.model_dump(mode="json"), "target": str(unit.signatures / f"{task['block']}.npy")}
         for unit, task in _blocks(units)
     ]
+    for task in tasks:
+        _drop_damaged(Path(task["target"]), work)
     _run("sign", tasks, "blocks compared", work)
     alive = splits != DROPPED
     # Equal texts that are gone already have the last rank: what stays is never one of them, unless all are.
@@ -128,6 +131,19 @@ def _run(function: str, tasks: list[Message], what: str, work: Work) -> None:
     todo = [task for task in tasks if not Path(task["target"]).exists()]
     ready = len(tasks) - len(todo)
     each_task(f"gptcore.text.compare_blocks:{function}", todo, work, Bar(work, what, ready, len(tasks), 0))
+
+
+def _drop_damaged(signatures: Path, work: Work) -> None:
+    """Remove kept signatures that do not hold what was written, or were never finished."""
+    digest = signatures.with_suffix(".json")
+    if digest.exists():
+        try:
+            checked(signatures, json.loads(digest.read_bytes())["sha256"])
+            return
+        except DamagedPart as damage:
+            work.say(f"{damage}; it is made again")
+    digest.unlink(missing_ok=True)
+    signatures.unlink(missing_ok=True)
 
 
 def _save(path: Path, values: npt.NDArray[Any]) -> None:
