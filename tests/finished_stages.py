@@ -17,7 +17,7 @@ from gptcore.model.gpt import GPTConfig
 from gptcore.model.weights import save_model
 from gptcore.presets import load_skill
 from gptcore.store import MANIFEST, FileRecord, Manifest
-from gptcore.text.documents import Document
+from gptcore.text.documents import Document, write
 from gptcore.text.tokenizer import TextTokenizer, train_tokenizer
 from gptcore.work import Work
 
@@ -117,9 +117,8 @@ def write_scores(directory: Path, skill: str, metrics: dict[str, Any], sample: d
 def train_tiny_tokenizer(root: Path) -> Path:
     """A finished `tokenizer` stage below `root`."""
     (root / "corpus" / "documents").mkdir(parents=True)
-    document = {"id": "a", "source": "files", "group": "a", "package": None, "name": None, "text": TEXT}
-    assert set(document) == set(Document.__dataclass_fields__)
-    (root / "corpus" / "documents" / "train-00000.jsonl").write_text(json.dumps(document) + "\n")
+    document = Document("a", "files", "a", None, None, TEXT)
+    (root / "corpus" / "documents" / "train-00000.jsonl").write_bytes(write(document))
     work = Work(root / "tokenizer", {"corpus": root / "corpus"})
     train_tokenizer(Tokenizer(vocab_size=280), work)
     work.metrics.close()

@@ -20,6 +20,7 @@ from gptcore.config import Corpus, Runtime
 from gptcore.config_sources import Wikipedia
 from gptcore.text import wikipedia
 from gptcore.text.documents import Document, Problem, read, write
+from gptcore.text.licences import origins
 from gptcore.text.sources import read_unit, resolve_source, source_units
 from gptcore.text.wikitext import plain_text
 
@@ -359,3 +360,5 @@ def test_dumps_become_a_corpus(tmp_path: Path) -> None:
     card = json.loads((tmp_path / "out/data_card.json").read_text())
     assert card["dropped"]["truncated"] == 1 and card["sources"][0]["kind"] == "wikipedia"
     assert "skipped 1 truncated: b.xml: after 20 pages" in said
+    (origin,) = origins([config.sources[0].model_dump(mode="json")], card)
+    assert (origin.kind, origin.name, origin.licence) == ("wikipedia", "*.xml*", "CC-BY-SA-4.0")
