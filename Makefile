@@ -29,6 +29,7 @@ bench: $(STAMP)  ## the figures of benchmarks/RESULTS.md
 	@$(BIN)/python benchmarks/pipeline.py
 	@$(BIN)/python benchmarks/memory.py
 	@$(BIN)/python benchmarks/scaling.py
+	@$(BIN)/python benchmarks/data.py
 
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "gptmill needs Python 3.11: $(PYTHON) was not found; set PYTHON=/path/to/python3.11"; exit 2; }

@@ -505,12 +505,34 @@ def test_damaged_files_are_skipped_counted_and_named(tmp_path: Path) -> None:
 def test_too_many_damaged_files_stop_the_stage(tmp_path: Path) -> None:
     source = damaged(tmp_path / "x", 2)
     with pytest.raises(
-        ValueError, match=r"^3 files are damaged or end early, corpus\.max_damaged_files is 2: 10\.txt\.gz .*; copy"
+        ValueError, match=r"^3 files are .* corpus\.max_damaged_files is 2: 10\.txt\.gz, 11\.txt\.gz, zz\.parquet; copy"
     ) as error:
         build(tmp_path / "out", source, max_damaged_files=2)
     assert "\n" not in str(error.value) and not list(tmp_path.glob("out/documents/*"))
     build(tmp_path / "out", source, max_damaged_files=3)
     assert len(everything(tmp_path / "out")) == 28
+
+
+def test_a_file_damaged_in_many_places_counts_once(tmp_path: Path) -> None:
+    members = {f"{n:02d}.txt": os.urandom(2000).hex().encode() for n in range(20)}
+    archive = bytearray(zip_of(members))
+    for n in range(12):
+        start = archive.index(b"%02d.txt" % n) + 100
+        archive[start : start + 50] = bytes(50)
+    paths = [put(tmp_path / "a.zip", bytes(archive))]
+    path = put(tmp_path / "b.parquet", parquet([os.urandom(30).hex() for _ in range(1500)]))
+    data = bytearray(path.read_bytes())
+    metadata = pyarrow.parquet.ParquetFile(path).metadata
+    for group in range(12):
+        column = metadata.row_group(group).column(0)
+        start = column.dictionary_page_offset or column.data_page_offset
+        data[start : start + 2000] = b"\xff" * 2000
+    paths.append(put(path, bytes(data)))
+    source = Files(kind="files", paths=tuple(map(str, paths)))
+    metrics = build(tmp_path / "out", source, max_damaged_files=2).metrics
+    assert len(everything(tmp_path / "out")) == 8 + 300 and metrics["corpus/skipped"] == 12 + 1200
+    with pytest.raises(ValueError, match=r"^2 files are damaged .* is 1: a\.zip, b\.parquet; copy"):
+        build(tmp_path / "out", source, max_damaged_files=1)
 
 
 # Licences

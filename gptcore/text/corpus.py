@@ -16,7 +16,7 @@ from gptcore.text.corpus_table import read_table
 from gptcore.text.corpus_units import SKIPS, Unit, harvest_units, plan_units, step_units, sweep_torn
 from gptcore.text.data_card import data_card
 from gptcore.text.data_card_page import data_card_page
-from gptcore.text.documents import DAMAGE, Document
+from gptcore.text.documents import Document
 from gptcore.text.python_docs import STDLIB, canonical_name
 from gptcore.text.sources import Version, read_unit, source_units
 from gptcore.work import Outcome, Work
@@ -119,11 +119,10 @@ def _say_problems(config: Corpus, units: Sequence[Unit], work: Work) -> None:
 
 def _check_damaged(config: Corpus, units: Sequence[Unit]) -> None:
     """Refuse a corpus of which too much did not arrive: a few bad files are bad luck, many are a broken copy."""
-    total = sum(unit.count(kind) for unit in units for kind in DAMAGE)
+    # A dictionary, not a set: in corpus order. A file of many damaged pieces, or in several blocks, counts once.
+    damaged = {(unit.source, file): file for unit in units for block in unit.blocks for file in block.damaged}
+    total, named = len(damaged), list(damaged.values())
     if total > config.max_damaged_files:
-        named = [
-            name for unit in units for block in unit.blocks for kind in DAMAGE for name in block.named.get(kind, [])
-        ]
         raise ValueError(
             f"{total:,} files are damaged or end early, corpus.max_damaged_files is {config.max_damaged_files:,}: "
             f"{', '.join(named[:3])}{' …' * (total > 3)}; copy them again, leave them out of corpus.sources, or raise "

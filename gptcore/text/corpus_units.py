@@ -26,7 +26,7 @@ from gptcore.work import Work
 
 SKIPS = ("undecodable", "unparsable", "no_text", "too_long", "truncated", "missing", *FILE_PROBLEMS, *WEB_PROBLEMS)
 """Kinds of items that give no document."""
-HARVEST_VERSION = 2
+HARVEST_VERSION = 1
 """Raised when the same source gives other blocks."""
 SIGNATURES_VERSION = 1
 """Raised when the same text gives another signature."""

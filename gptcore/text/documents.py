@@ -47,6 +47,8 @@ class Problem:
     """Counted under this word: undecodable, unparsable, no_text, too_long, truncated, one of FILE_PROBLEMS."""
     where: str
     """File and row, for the person watching."""
+    file: str | None = None
+    """The file of the source that holds it, where the kind is one of DAMAGE: a file counts as damaged once."""
 
 
 def clean_text(text: str) -> str:

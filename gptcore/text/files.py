@@ -6,12 +6,13 @@ import glob
 import importlib.util
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptcore.text.digests import DigestCache
-from gptcore.text.documents import Problem
+from gptcore.text.documents import DAMAGE, Problem
 from gptcore.text.file_names import format_of
 
 if TYPE_CHECKING:
@@ -131,4 +132,10 @@ def read_file(path: Path, name: str, wanted: Wanted, done: int = 0) -> Found:
             with unpacked(path.open("rb"), type.packing) as file:
                 yield from read_stream(file, type.form, name, wanted, done)
 
-    return items()
+    return with_file(items(), name)
+
+
+def with_file(items: Found, name: str) -> Found:
+    """The items of one file; what says that it is damaged names it."""
+    for item in items:
+        yield replace(item, file=name) if isinstance(item, Problem) and item.kind in DAMAGE else item

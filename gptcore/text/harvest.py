@@ -41,6 +41,8 @@ class Block:
     state: Any
     counts: dict[str, int]
     named: dict[str, list[str]]
+    damaged: list[str]
+    """Files found damaged, each once; one that spans blocks may stand in several."""
     sha256: str
     """Of `lines`."""
 
@@ -99,6 +101,7 @@ def harvest(task: Message, tell: Tell) -> Message:
                 "state": None if taken.end else reading.state(),
                 "counts": dict(taken.counts),
                 "named": taken.named,
+                "damaged": sorted(taken.damaged),
                 "sha256": taken.digest.hexdigest(),
             },
         )
@@ -114,12 +117,13 @@ class _Taken:
     end: bool
     counts: Counter[str]
     named: dict[str, list[str]]
+    damaged: set[str]
     digest: hashlib._Hash
 
 
 def _fill(file: IO[bytes], reading: Reading, task: Message, tell: Tell, done: int, before: int) -> _Taken:
     """Documents into one block until it is full or the unit ends; `before` is the bytes of the unit's other blocks."""
-    taken = _Taken(done, True, Counter(), {}, hashlib.sha256())
+    taken = _Taken(done, True, Counter(), {}, set(), hashlib.sha256())
     size, told = 0, time.monotonic()
     for item in reading.items:
         taken.items += 1
@@ -150,6 +154,8 @@ def _line(item: Document | Problem, task: Message, taken: _Taken) -> bytes | Non
     """A document's line, or None and a count of why there is none."""
     if isinstance(item, Problem):
         _count_problem(item.kind, item.where, taken)
+        if item.file is not None:
+            taken.damaged.add(item.file)
         return None
     taken.counts["found"] += 1
     try:

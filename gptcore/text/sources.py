@@ -119,7 +119,8 @@ def read_unit(
         from gptcore.text import wikipedia
 
         (file,) = unit["files"]
-        found = wikipedia.read_dump(Path(file["path"]), file["name"], label, unit["max_documents"], done)
+        dump = wikipedia.read_dump(Path(file["path"]), file["name"], label, unit["max_documents"], done)
+        found = files.with_file(dump, file["name"])
     else:
         found = files.read_files(unit["files"], _wanted(unit, label, max_chars, scratch), done)
 
