@@ -45,15 +45,15 @@ def corpus(folder: Path, *steps: dict[str, Any], texts: list[str] = TEXTS, **mor
 
 
 def build(directory: Path, config: Corpus, **execution: Any) -> tuple[dict[str, Any], list[str]]:
-    """The data card and what was said."""
+    """The data card, with the stage's metrics beside it, and what was said."""
     said: list[str] = []
     versions = [resolve_source(source, directory.parent / "cache") for source in all_sources(config)]
     work = Work(directory, on_say=said.append, **execution)
     try:
-        build_corpus(config, versions, work)
+        metrics = build_corpus(config, versions, work).metrics
     finally:
         work.metrics.close()
-    return json.loads((directory / "data_card.json").read_bytes()), said
+    return {**json.loads((directory / "data_card.json").read_bytes()), "metrics": metrics}, said
 
 
 def texts(directory: Path) -> list[str]:
@@ -230,6 +230,8 @@ def test_a_benchmark_s_file_is_kept_out_and_its_bytes_enter_the_key(tmp_path: Pa
     assert item not in texts(tmp_path / "out") and len(texts(tmp_path / "out")) == len(TEXTS) - 1
     exam = card["decontaminate"]["benchmarks"]["exam.jsonl"]
     assert (exam["items"], exam["contaminated"]) == (1, 1)
+    assert card["metrics"]["corpus/contaminated_share_exam.jsonl"] == 1.0
+    assert card["metrics"]["corpus/dropped_decontaminate"] == 1.0
     before = resolve_source(all_sources(config)[-1], tmp_path / "cache")
     (tmp_path / "exam.jsonl").write_text(json.dumps({"text": "Something else."}) + "\n")
     os.utime(tmp_path / "exam.jsonl", (1, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -58,6 +59,12 @@ def build_corpus(config: Corpus, versions: Sequence[Version], work: Work) -> Out
         parts.sweep(root, work.directory.name, owned)
     write_json(work.directory / "data_card.json", card)
     write_bytes(work.directory / "data_card.html", data_card_page(card))
+    return Outcome(("documents/*.jsonl", "data_card.json"), _metrics(config, card))
+
+
+def _metrics(config: Corpus, card: dict[str, Any]) -> dict[str, float]:
+    """The data card's headline numbers, under names that MLflow takes."""
+    contaminated = card.get("decontaminate", {}).get("benchmarks", {})
     metrics = {
         "corpus/documents": card["documents"]["train"],
         "corpus/bytes": card["bytes"]["train"],
@@ -67,8 +74,13 @@ def build_corpus(config: Corpus, versions: Sequence[Version], work: Work) -> Out
         "corpus/duplicates": card["dropped"]["duplicates"],
         "corpus/too_short": card["dropped"]["too_short"],
         "corpus/skipped": sum(card["dropped"][kind] for kind in SKIPS),
+        **{f"corpus/dropped_{step.kind}": card["dropped"][step.kind] for step in config.steps},
+        **{
+            f"corpus/contaminated_share_{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}": found["contaminated_share"]
+            for name, found in contaminated.items()
+        },
     }
-    return Outcome(("documents/*.jsonl", "data_card.json"), {name: float(value) for name, value in metrics.items()})
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def _benchmarks(config: Corpus, versions: Sequence[Version], work: Work) -> Benchmarks:
