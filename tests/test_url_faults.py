@@ -280,7 +280,7 @@ def test_a_body_that_never_begins_ends_in_one_line(server: Server, tmp_path: Pat
     started = time.monotonic()
     with pytest.raises(ValueError, match=r"data\.jsonl: no byte came in time \(2 tries\)$"):
         url.download(server.url, tmp_path / "a", timeout_s=0.1, attempts=2)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 15
 
 
 # Retry-After
@@ -307,7 +307,7 @@ def test_the_pause_asked_for_is_waited(server: Server, tmp_path: Path) -> None:
     server.answers = [plain(503, Retry_After="1")]
     started = time.monotonic()
     url.download(server.url, tmp_path / "a")
-    assert 1 <= time.monotonic() - started < 3
+    assert 1 <= time.monotonic() - started < 15
 
 
 # Elsewhere, and in another shape
