@@ -125,9 +125,13 @@ class Tokenizer(Part):
     kind: Literal["bpe", "unigram", "word"] = Field(default="bpe", exclude_if=lambda value: value == "bpe")
     """bpe: byte pair encoding (Sennrich et al. 2016). unigram: the likeliest pieces (Kudo 2018). word: whole words, and
     the bytes of those that are not in the vocabulary. All are byte-level."""
+    take: str | None = Field(default=None, pattern=r"^hf:.+", exclude_if=lambda value: value is None)
+    """A tokenizer to take in place of training one: `hf:DIRECTORY`, such as another run's `tokenizer` stage in the
+    store, or `hf:ID` or `hf:ID@COMMIT` of the Hugging Face hub; byte-level ones only. It gets the special tokens that
+    it lacks. The bytes of its files enter the keys, where they lie does not."""
     vocab_size: Positive = 4096
-    """Tokens in all: 256 bytes, merges (or pieces, or words), special tokens. With `model.init` it follows from
-    that."""
+    """Tokens in all: 256 bytes, merges (or pieces, or words), special tokens. With `take` or `model.init` it follows
+    from that."""
     train_bytes: Positive = 50_000_000
     """Text that training of the tokenizer sees, bytes: the train split, or an even sample of it. Bounds memory."""
 
@@ -339,6 +343,7 @@ EXECUTION_OF_TRAINING = frozenset({"devices", "parallel"})
 EXECUTION: dict[str, Any] = {
     "runtime": True,
     "model": {"init"},  # where it lies; the digests of its files enter keys by themselves
+    "tokenizer": {"take"},
     "pretrain": set(EXECUTION_OF_TRAINING),
     "finetune": {"__all__": set(EXECUTION_OF_TRAINING)},
 }

@@ -42,7 +42,10 @@ class StagePlan:
 
 
 def resolve_sources(preset: Preset, home: Path) -> list[dict[str, Any]]:
-    """Look at every source anew and remember its version for later plans; that of `model.init` comes last."""
+    """Look at every source anew and remember its version for later plans.
+
+    The version of `model.init` or `tokenizer.take` comes last.
+    """
     from gptcore.text.sources import resolve_source  # slow to import, and a plan need not resolve
 
     versions = [resolve_source(source, home / "cache") for source in all_sources(preset.corpus)]
@@ -54,21 +57,25 @@ def resolve_sources(preset: Preset, home: Path) -> list[dict[str, Any]]:
 def last_resolved(preset: Preset, home: Path) -> list[dict[str, Any]] | None:
     """The versions of the last resolution, or None if any source was never resolved.
 
-    Loading the preset has looked at `model.init` already, so its version is always today's.
+    Loading the preset has looked at `model.init` and `tokenizer.take` already, so their version is always today's.
     """
     versions = [read_json(_resolved_path(source, home)) for source in all_sources(preset.corpus)]
     return None if None in versions else [*versions, *_start(preset, home)]
 
 
 def _start(preset: Preset, home: Path) -> list[dict[str, Any]]:
-    """The version of `model.init`, where there is one."""
-    if preset.model.init is None:
+    """The version of `model.init` or `tokenizer.take`, where there is one."""
+    init, take = preset.model.init, preset.tokenizer.take
+    if init is None and take is None:
         return []
-    from gptcore.pretrained import directory_of, version_of
+    from gptcore.pretrained import directory_of, tokenizer_directory, tokenizer_version, version_of
     from gptcore.text.digests import DigestCache
 
     with DigestCache(home / "cache") as cache:
-        return [version_of(directory_of(preset.model.init), cache.get)]
+        if init is not None:
+            return [version_of(directory_of(init), cache.get)]
+        assert take is not None
+        return [tokenizer_version(tokenizer_directory(take), cache.get)]
 
 
 def _resolved_path(source: Source, home: Path) -> Path:

@@ -102,14 +102,15 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
 
 
 def _with_start(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The values with what follows from `model.init`, where there is one."""
-    model = values.get("model")
-    if not isinstance(model, dict) or model.get("init") is None:
+    """The values with what follows from `model.init` or `tokenizer.take`, where there is one."""
+    model, tokenizer = values.get("model"), values.get("tokenizer")
+    starts = isinstance(model, dict) and model.get("init") is not None
+    if not starts and not (isinstance(tokenizer, dict) and tokenizer.get("take") is not None):
         return values
-    from gptcore.pretrained import with_start  # few presets need it
+    from gptcore.pretrained import with_start, with_tokenizer  # few presets need it
 
     try:
-        return with_start(values)
+        return with_start(values) if starts else with_tokenizer(values)
     except (ValueError, OSError) as problem:
         raise ConfigError(f"preset {name}: {problem}") from None
 

@@ -91,6 +91,11 @@ def version_of(directory: Path, digest: Callable[[Path], str] = sha256_file) -> 
     return {part: {path.name: digest(path) for path in paths} for part, paths in files.items()}
 
 
+def tokenizer_version(directory: Path, digest: Callable[[Path], str] = sha256_file) -> Version:
+    """The same of a tokenizer alone."""
+    return {"tokenizer": {path.name: digest(path) for path in files_of(directory)}}
+
+
 def check_unchanged(directory: Path, version: Version) -> None:
     """ValueError when a file is no longer what its version says."""
     for name, digest in (pair for part in version.values() for pair in part.items()):
@@ -218,8 +223,11 @@ def with_start(values: Mapping[str, Any]) -> Mapping[str, Any]:
                 f"tokenizer.vocab_size {given} is not that of model.init {init}, {own + len(missing)} ({own} tokens of "
                 f"its own and {len(missing)} of {len(SPECIAL_TOKENS)} special ones added); leave it out"
             )
-        if tokenizer.get("kind") is not None:
-            problems.append(f"tokenizer.kind {tokenizer['kind']}: model.init {init} has a tokenizer; leave it out")
+        problems += [
+            f"tokenizer.{name} {tokenizer[name]}: model.init {init} has a tokenizer; leave it out"
+            for name in ("kind", "take")
+            if tokenizer.get(name) is not None
+        ]
         tokenizer = {**tokenizer, "vocab_size": own + len(missing)}
     pretrain = values.get("pretrain", {})
     if isinstance(pretrain, dict) and pretrain.get("size") is not None:
@@ -228,6 +236,28 @@ def with_start(values: Mapping[str, Any]) -> Mapping[str, Any]:
         raise ValueError("; ".join(problems))
     shape["context"] = model.get("context") or shape["context"]
     return {**values, "model": {**model, **shape}, "tokenizer": tokenizer}
+
+
+def with_tokenizer(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A preset's values with the size of the vocabulary of `tokenizer.take`.
+
+    ValueError or FileNotFoundError for one that cannot be taken, and where the preset says something else than it does.
+    """
+    tokenizer, take = values["tokenizer"], values["tokenizer"]["take"]
+    if not isinstance(take, str) or not take.startswith(PREFIX):
+        return values  # the validation of the whole preset names what is wrong
+    directory = tokenizer_directory(take)
+    saved = read_saved(directory)
+    readable(saved, directory)
+    size = size_of(saved) + len(missing_tokens(saved))
+    if tokenizer.get("kind") is not None:
+        raise ValueError(f"tokenizer.kind {tokenizer['kind']}: tokenizer.take {take} has its own; leave it out")
+    if tokenizer.get("vocab_size", size) != size:
+        raise ValueError(
+            f"tokenizer.vocab_size {tokenizer['vocab_size']} is not that of tokenizer.take {take}, {size} with our "
+            "special tokens; leave it out"
+        )
+    return {**values, "tokenizer": {**tokenizer, "vocab_size": size}}
 
 
 def _differing(model: Mapping[str, Any], shape: Mapping[str, Any], init: str) -> list[str]:

@@ -49,7 +49,7 @@ class Stage:
     root: bool = False
     """Whether it reads sources of its own, whose versions enter the key."""
     init: tuple[str, ...] = ()
-    """Which parts of `model.init` it reads, whose digests enter the key."""
+    """Which parts of `model.init`, or of `tokenizer.take`, it reads, whose digests enter the key."""
 
 
 def stages(preset: Preset) -> dict[str, Stage]:
@@ -61,9 +61,10 @@ def stages(preset: Preset) -> dict[str, Stage]:
     reader = ("text/tokenizer.py", "text/encodings.py", "text/splitting.py")
     text, learning = ("text",), ("model", "training", "shuffle.py", *reader, *skill_code)
     start = preset.model.init is not None
-    taken, begun = (("tokenizer",), ("config", "weights", "tokenizer")) if start else ((), ())
+    taken = ("tokenizer",) if start or preset.tokenizer.take is not None else ()
+    begun = ("config", "weights", "tokenizer") if start else ()
     reading = ("pretrained.py", "adapters/pretrained.py", "adapters/hf_weights.py") if start else ()
-    added = ("text/takeover.py", "tokenizer_file.py", "byte_vocabulary.py") if start else TRAININGS
+    added = ("text/takeover.py", "tokenizer_file.py", "byte_vocabulary.py") if taken else TRAININGS
     every = [
         Stage("corpus", 2, (), lambda p: _corpus(p.corpus), corpus_libraries(preset.corpus), text, root=True),
         Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), (*reader, *added), init=taken),
@@ -143,7 +144,7 @@ def identity(
 ) -> dict[str, Any]:
     """The parts of a key. inputs: output digest by stage name.
 
-    sources: resolved versions of the corpus's sources, and after them that of `model.init`, where there is one.
+    sources: resolved versions of the corpus's sources, and after them that of `model.init` or `tokenizer.take`.
     """
     parts: dict[str, Any] = {
         "stage": stage.name,
@@ -166,7 +167,7 @@ def corpus_versions(preset: Preset, sources: list[dict[str, Any]]) -> list[dict[
 
 
 def init_version(preset: Preset, sources: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of the resolved versions that of `model.init`."""
+    """Of the resolved versions that of `model.init` or `tokenizer.take`, which cannot both be there."""
     return sources[len(all_sources(preset.corpus))]
 
 
@@ -203,7 +204,8 @@ def _corpus(corpus: Corpus) -> dict[str, Any]:
 
 
 def _tokenizer(preset: Preset) -> dict[str, Any]:
-    return {**_dump(preset.tokenizer), "special_tokens": list(special_tokens(preset.tokenizer.kind))}
+    values = preset.tokenizer.model_dump(mode="json", exclude={"take"})
+    return {**values, "special_tokens": list(special_tokens(preset.tokenizer.kind))}
 
 
 def _training(preset: Preset, part: Any) -> dict[str, Any]:

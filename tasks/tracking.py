@@ -190,12 +190,18 @@ class ParentTracking:
             StageInput(upstream, digest, f"store/{upstream}") for upstream, digest in identity["inputs"].items()
         )
         if "sources" in identity:
+            # Behind the sources stand the files that decontamination is held against, if there are some.
+            sources = [*identity["config"]["sources"], {"kind": "files", "for": "decontaminate"}]
             inputs += tuple(
                 StageInput(source["kind"], sha256_json(version), canonical_json(source).decode())
-                for source, version in zip(identity["config"]["sources"], identity["sources"], strict=True)
+                for source, version in zip(sources, identity["sources"], strict=False)
             )
         if "init" in identity:
-            inputs += (StageInput("init", sha256_json(identity["init"]), str(self._preset.model.init)),)
+            inputs += (
+                StageInput(
+                    "init", sha256_json(identity["init"]), str(self._preset.model.init or self._preset.tokenizer.take)
+                ),
+            )
         return StageFacts(name, key, identity["config"], {**tags, **_prefect_tags(flow_run.id)}, inputs)
 
     def note(self, directory: Path, run_id: str | None, complete: bool) -> None:

@@ -479,6 +479,7 @@ def test_shape_and_vocabulary_follow_from_the_directory(tmp_path: Path, gpt2: Pa
         ({"model": {"activation": "gelu"}}, ["model.activation 'gelu'", "'gelu_tanh'"]),
         ({"tokenizer": {"vocab_size": 4096}}, ["tokenizer.vocab_size 4096", str(TOKENS + ADDED)]),
         ({"tokenizer": {"kind": "unigram"}}, ["tokenizer.kind unigram", "has a tokenizer; leave it out"]),
+        ({"tokenizer": {"take": "hf:x"}}, ["tokenizer.take hf:x", "has a tokenizer; leave it out"]),
         ({"pretrain": {"size": "auto", "budget_tokens": 1000}}, ["pretrain.size auto", "model.init"]),
         ({"pretrain": {"steps": -1}}, ["pretrain.steps is -1"]),
     ],
