@@ -193,7 +193,8 @@ class Decontaminate(Part):
     words: Annotated[int, Field(ge=5, le=50)] = 13
     """Words in a run; in scripts without spaces, characters count as words."""
     against: Strings = ()
-    """Files of benchmark texts besides the corpus's own test split: txt or jsonl, whose every text counts."""
+    """Files of benchmark texts besides the corpus's own test split and the standard tasks of `benchmark.tasks`: of any
+    format that `files` reads; every text counts as an item."""
     most_documents: Positive | None = 10
     """Runs that stand in more training documents than this are stock phrases and licences, and no reason to drop one;
     10 is the paper's. None takes every run as a reason."""

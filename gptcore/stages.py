@@ -13,7 +13,6 @@ from gptcore.config import (
     DIAL_FIELDS,
     EXECUTION,
     EXECUTION_OF_TRAINING,
-    Corpus,
     Finetune,
     Preset,
     all_sources,
@@ -66,7 +65,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
     reading = ("pretrained.py", "adapters/pretrained.py", "adapters/hf_weights.py") if start else ()
     added = ("text/takeover.py", "tokenizer_file.py", "byte_vocabulary.py") if taken else TRAININGS
     every = [
-        Stage("corpus", 2, (), lambda p: _corpus(p.corpus), corpus_libraries(preset.corpus), text, root=True),
+        Stage("corpus", 2, (), _corpus, corpus_libraries(preset), text, root=True),
         Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), (*reader, *added), init=taken),
         Stage(
             "tokens",
@@ -118,13 +117,20 @@ def stages(preset: Preset) -> dict[str, Stage]:
     return {stage.name: stage for stage in every}
 
 
-def corpus_libraries(corpus: Corpus) -> tuple[str, ...]:
+def corpus_libraries(preset: Preset) -> tuple[str, ...]:
     """The distributions that a corpus's steps and sources leave decisions to."""
-    kinds = {step.kind for step in corpus.steps}
+    kinds = {step.kind for step in preset.corpus.steps}
     found = {name for kind in kinds for name in LIBRARIES_OF_STEPS.get(kind, ())}
-    for source in corpus.sources:
+    if standard_benchmarks(preset):
+        found.add("lm-eval")
+    for source in preset.corpus.sources:
         found.update(libraries_of_source(source))
     return tuple(sorted(found))
+
+
+def standard_benchmarks(preset: Preset) -> tuple[str, ...]:
+    """The standard tasks whose documents a corpus is cleared of: those that the preset runs, if it decontaminates."""
+    return preset.benchmark.tasks if any(step.kind == "decontaminate" for step in preset.corpus.steps) else ()
 
 
 def libraries_of_source(source: Source) -> tuple[str, ...]:
@@ -199,8 +205,10 @@ def _dump(part: Any) -> dict[str, Any]:
     return values
 
 
-def _corpus(corpus: Corpus) -> dict[str, Any]:
-    return {**_dump(corpus), "sources": [identity_of(source) for source in corpus.sources]}
+def _corpus(preset: Preset) -> dict[str, Any]:
+    corpus, tasks = preset.corpus, standard_benchmarks(preset)
+    values = {**_dump(corpus), "sources": [identity_of(source) for source in corpus.sources]}
+    return {**values, "benchmarks": list(tasks)} if tasks else values
 
 
 def _tokenizer(preset: Preset) -> dict[str, Any]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prefect import task
 
-from gptcore.stages import corpus_versions
+from gptcore.stages import corpus_versions, standard_benchmarks
 from tasks.options import STAGE_TASK
 from tasks.result import StageResult
 from tasks.session import Session, StageFunction
+
+if TYPE_CHECKING:
+    from gptcore.text.comparing import Benchmarks
 
 
 @task(name="corpus", task_run_name="corpus", **STAGE_TASK)
@@ -17,7 +22,13 @@ def corpus(session: Session) -> StageResult:
     def prepare() -> StageFunction:
         from gptcore.text.corpus import build_corpus
 
-        versions = corpus_versions(session.preset, session.sources)
-        return lambda work: build_corpus(session.preset.corpus, versions, work)
+        versions, tasks = corpus_versions(session.preset, session.sources), standard_benchmarks(session.preset)
+
+        def benchmarks() -> Benchmarks:
+            from gptcore.adapters.lm_eval_tasks import OWN_TASKS, standard_texts  # lm-eval takes seconds
+
+            return [pair for name in tasks for pair in standard_texts(name, [OWN_TASKS])]
+
+        return lambda work: build_corpus(session.preset.corpus, versions, work, benchmarks if tasks else tuple)
 
     return session.stage("corpus", prepare)

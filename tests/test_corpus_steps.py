@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from test_corpus import digests, split, start
 from gptcore.config import Corpus, Preset, all_sources
 from gptcore.config_sources import Files
 from gptcore.evaluation import report_data
+from gptcore.stages import stages
 from gptcore.text import parts
 from gptcore.text.corpus import build_corpus
 from gptcore.text.sources import resolve_source
@@ -236,6 +238,38 @@ def test_a_benchmark_s_file_is_kept_out_and_its_bytes_enter_the_key(tmp_path: Pa
     (tmp_path / "exam.jsonl").write_text(json.dumps({"text": "Something else."}) + "\n")
     os.utime(tmp_path / "exam.jsonl", (1, 1))
     assert resolve_source(all_sources(config)[-1], tmp_path / "cache") != before
+
+
+def test_benchmarks_that_the_caller_brings_are_kept_out_too(tmp_path: Path) -> None:
+    config = corpus(tmp_path / "in", {"kind": "decontaminate"}, validation_share=0)
+    asked: list[str] = []
+
+    def benchmarks() -> list[tuple[str, Iterator[str]]]:
+        asked.append("once")
+        return [
+            (
+                "quiz",
+                iter([TEXTS[5], "Another question that no training text of this corpus holds in any of its rows."]),
+            )
+        ]
+
+    work = Work(tmp_path / "out")
+    versions = [resolve_source(source, tmp_path / "cache") for source in config.sources]
+    build_corpus(config, versions, work, benchmarks)
+    work.metrics.close()
+    card = json.loads((tmp_path / "out/data_card.json").read_bytes())
+    assert card["decontaminate"]["benchmarks"]["quiz"]["contaminated_share"] == 0.5 and asked == ["once"]
+    assert TEXTS[5] not in texts(tmp_path / "out")
+
+
+def test_the_standard_tasks_of_a_preset_enter_the_corpus_s_key_where_it_decontaminates() -> None:
+    plain = {"name": "x", "benchmark": {"tasks": ["hellaswag"]}}
+    clean = {**plain, "corpus": {"steps": [{"kind": "decontaminate"}]}}
+    for values, tasks in ((plain, None), (clean, ["hellaswag"])):
+        preset = Preset.model_validate(values)
+        stage = stages(preset)["corpus"]
+        assert stage.identity(preset).get("benchmarks") == tasks
+        assert ("lm-eval" in stage.libraries) is (tasks is not None)
 
 
 def test_steps_in_an_order_that_cannot_be_are_refused() -> None:

@@ -15,6 +15,7 @@ import torch
 from gptcore import durable
 from gptcore.adapters import lm_eval as adapter
 from gptcore.adapters.lm_eval import GptmillLM, benchmark, standard
+from gptcore.adapters.lm_eval_tasks import standard_texts
 from gptcore.config import Benchmark, Finetune, Runtime, Skill
 from gptcore.config import Tokenizer as TokenizerConfig
 from gptcore.model.families import build
@@ -337,6 +338,15 @@ metric_list:
         (tmp_path / "choice.yaml").read_text().replace("local_choice", "gone").replace("rows.jsonl", "gone.jsonl")
     )
     yield tmp_path
+
+
+def test_the_texts_of_a_standard_task_are_all_that_its_documents_hold(tasks: Path) -> None:
+    ((name, texts),) = standard_texts("local_choice", [tasks])
+    assert name == "local_choice"
+    assert list(texts) == [f"{verb} the\n list\n zebra\n qqq" for verb in VERBS]
+    assert [name for name, _ in standard_texts("local_group", [tasks])] == ["local_choice"]
+    with pytest.raises(ValueError, match="'gone' cannot be loaded; is its data within reach"):
+        standard_texts("gone", [tasks])
 
 
 def test_standard_multiple_choice_task(lm: GptmillLM, tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:

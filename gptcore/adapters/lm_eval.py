@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from gptcore import durable
-from gptcore.adapters.lm_eval_tasks import MemoryTask, SkillTask, load_standard, run_tasks
+from gptcore.adapters.lm_eval_tasks import OWN_TASKS, MemoryTask, SkillTask, load_standard, run_tasks
 from gptcore.config import Benchmark, Finetune, Skill
 from gptcore.evaluation.baselines import baseline
 from gptcore.evaluation.overlap import OverlapCounter
@@ -179,7 +178,7 @@ def benchmark(
             elif sort == "skill":
                 found = [_skill(lm, skills[name], finetune[name], config, work)]
             else:
-                found = standard(lm, name, config, [Path(str(importlib.resources.files("configs") / "benchmarks"))])
+                found = standard(lm, name, config, [OWN_TASKS])
             durable.write_json(unit, found)
         tasks |= {task["task"]: task for task in json.loads(unit.read_bytes())}
     for name, task in tasks.items():

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
 from pathlib import Path
@@ -24,6 +24,8 @@ from gptcore.evaluation.scores import score
 from gptcore.presets import parse_yaml
 from gptcore.text.skills import Item
 
+OWN_TASKS = Path(str(importlib.resources.files("configs") / "benchmarks"))
+"""The folder of the project's own tasks, looked through before lm-eval's."""
 BOOTSTRAP = 1000
 """Resamples behind the standard error of metrics without a closed form, in standard tasks."""
 
@@ -112,6 +114,28 @@ def load_standard(name: str, folders: Sequence[Path]) -> dict[str, Any]:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise ValueError(f"benchmark task {name!r} cannot be loaded; is its data within reach? {reason}") from error
     return dict(loaded)
+
+
+def standard_texts(name: str, folders: Sequence[Path]) -> list[tuple[str, Iterator[str]]]:
+    """For decontamination: every task that a name stands for, with the text of each document that it is measured on.
+
+    A document's text is all that its fields hold, question, choices and answer, each on its own lines, as the data has
+    them. Raises ValueError as `load_standard`.
+    """
+    tasks = load_standard(name, folders)["tasks"]
+    return [(task, ("\n".join(_strings(document)) for document in found.eval_docs)) for task, found in tasks.items()]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text inside a value of JSON's kinds."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inside in value.values():
+            yield from _strings(inside)
+    elif isinstance(value, list | tuple):
+        for inside in value:
+            yield from _strings(inside)
 
 
 def _defining(name: str, folders: Sequence[Path], shipped: Path) -> list[str]:

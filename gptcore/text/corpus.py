@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gptcore.config import Corpus, against
@@ -23,10 +23,13 @@ from gptcore.text.sources import Version, read_unit, source_units
 from gptcore.work import Outcome, Work
 
 
-def build_corpus(config: Corpus, versions: Sequence[Version], work: Work) -> Outcome:
+def build_corpus(
+    config: Corpus, versions: Sequence[Version], work: Work, benchmarks: Callable[[], Benchmarks] = tuple
+) -> Outcome:
     """Make `documents/<split>-*.jsonl` and the data card from the sources.
 
     `versions`: what `resolve_source` gave for `config.sources`, and after them for `against(config)`, where that is.
+    `benchmarks`: what the corpus is cleared of besides its own test split and those files, asked for when it is needed.
 
     1. Harvest: every unit of every source becomes committed blocks, in worker processes.
     2. Steps: what each of `corpus.steps` changes or drops is left beside the blocks, block by block.
@@ -52,7 +55,7 @@ def build_corpus(config: Corpus, versions: Sequence[Version], work: Work) -> Out
         _check_damaged(config, units)
         step_units(units, work)
         table = read_table(units, work.scratch)
-        choice = choose(config, _benchmarks(config, versions, work), units, table, work)
+        choice = choose(config, _benchmarks(config, versions, work, benchmarks), units, table, work)
         files = write_files(config, table, choice.splits, work)
         card = data_card(config, versions[: len(config.sources)], units, table, choice, files)
     if work.kept is not None:
@@ -83,11 +86,15 @@ def _metrics(config: Corpus, card: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-def _benchmarks(config: Corpus, versions: Sequence[Version], work: Work) -> Benchmarks:
-    """The files of `decontaminate.against`, each a benchmark; whatever format, each row or file is an item."""
+def _benchmarks(
+    config: Corpus, versions: Sequence[Version], work: Work, others: Callable[[], Benchmarks]
+) -> Benchmarks:
+    """The files of `decontaminate.against`, each a benchmark whose rows are items, and the others."""
+    if not any(step.kind == "decontaminate" for step in config.steps):
+        return ()
     files = against(config)
     if files is None:
-        return ()
+        return others()
 
     def texts(unit: dict[str, Any]) -> Iterator[str]:
         reading = read_unit(unit, "benchmark", config.max_chars, work.scratch, lambda _: None)
@@ -95,7 +102,8 @@ def _benchmarks(config: Corpus, versions: Sequence[Version], work: Work) -> Benc
         reading.finish()
 
     units = source_units(files, versions[len(config.sources)])
-    return [(file["name"], texts({**unit, "files": [file]})) for unit in units for file in unit["files"]]
+    read = [(file["name"], texts({**unit, "files": [file]})) for unit in units for file in unit["files"]]
+    return [*read, *others()]
 
 
 def _check_held_out(config: Corpus) -> None:
