@@ -136,37 +136,46 @@ def harvest_units(units: Sequence[Unit], work: Work) -> None:
 def step_units(units: Sequence[Unit], work: Work) -> None:
     """Every block through all steps, and its table into scratch; blocks that were damaged are harvested again."""
     for _ in range(MOST_REPAIRS):
-        tasks, owners = [], []
-        for unit in units:
-            for block in unit.block_names():
-                if not table_path(unit, block, work.scratch).exists():
-                    steps = zip(map(str, unit.steps), unit.step_configs, strict=True)
-                    tasks.append(
-                        {
-                            "directory": str(unit.harvest),
-                            "block": block,
-                            "steps": [{"directory": directory, "config": config} for directory, config in steps],
-                            "min_chars": unit.task["min_chars"],
-                            "table": str(table_path(unit, block, work.scratch)),
-                        }
-                    )
-                    owners.append(unit)
-        damaged: dict[int, Unit] = {}
-
-        def ended(
-            number: int, message: Message, owners: list[Unit] = owners, damaged: dict[int, Unit] = damaged
-        ) -> None:
-            if "damaged" in message:
-                work.say(f"{message['damaged']}; it is read again")
-                damaged[id(owners[number])] = owners[number]
-
-        each_task("gptcore.text.step_blocks:process", tasks, work, Bar(work, "blocks", 0, len(tasks), 0), ended)
+        damaged = _take_steps(units, work)
         if not damaged:
             return
-        for unit in damaged.values():
+        for unit in damaged:
             _forget(unit, work.scratch)
         harvest_units(units, work)
     raise OSError(f"blocks below {units[0].harvest.parent} were damaged {MOST_REPAIRS} times in a row; check the disk")
+
+
+def _take_steps(units: Sequence[Unit], work: Work) -> list[Unit]:
+    """The blocks whose tables are not there yet through all steps; the units whose harvest turned out damaged."""
+    todo = [
+        (unit, block)
+        for unit in units
+        for block in unit.block_names()
+        if not table_path(unit, block, work.scratch).exists()
+    ]
+    damaged: list[Unit] = []
+
+    def ended(number: int, message: Message) -> None:
+        if "damaged" in message:
+            work.say(f"{message['damaged']}; it is read again")
+            if todo[number][0] not in damaged:
+                damaged.append(todo[number][0])
+
+    tasks = [_step_task(unit, block, work.scratch) for unit, block in todo]
+    each_task("gptcore.text.step_blocks:process", tasks, work, Bar(work, "blocks", 0, len(tasks), 0), ended)
+    return damaged
+
+
+def _step_task(unit: Unit, block: str, scratch: Path) -> Message:
+    """What `step_blocks.process` is asked for a block."""
+    steps = zip(unit.steps, unit.step_configs, strict=True)
+    return {
+        "directory": str(unit.harvest),
+        "block": block,
+        "steps": [{"directory": str(directory), "config": config} for directory, config in steps],
+        "min_chars": unit.task["min_chars"],
+        "table": str(table_path(unit, block, scratch)),
+    }
 
 
 def table_path(unit: Unit, block: str, scratch: Path) -> Path:
@@ -177,7 +186,8 @@ def table_path(unit: Unit, block: str, scratch: Path) -> Path:
 def step_records(units: Sequence[Unit], number: int) -> list[dict[str, Any]]:
     """What the step of that number says of every block, in corpus order."""
     found = [step_record(unit.steps[number], block) for unit in units for block in unit.block_names()]
-    assert all(record is not None for record in found)
+    missing = found.count(None)
+    assert not missing, f"{missing} blocks have not been through step {number}"
     return [record for record in found if record is not None]
 
 
