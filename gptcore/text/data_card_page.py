@@ -8,7 +8,7 @@ from gptcore.html_page import Markup, definitions, element, folded, joined, page
 from gptcore.text.documents import SPLITS
 
 SIDES = (("dropped", "document"), ("stays", "of"))
-BAR = 40
+BAR = 24
 """Width of the longest bar, characters."""
 
 
@@ -79,7 +79,7 @@ def _left_out(card: dict[str, Any]) -> Markup:
 
 def _step(number: int, step: dict[str, Any]) -> Markup:
     gone = sum(step["dropped"].values())
-    settings = ", ".join(f"{name} {value}" for name, value in step["config"].items())
+    settings = "; ".join(f"{name} {_said(value)}" for name, value in step["config"].items())
     pieces = [
         element("h3", f"{number}. {step['kind']}"),
         paragraph(
@@ -102,6 +102,13 @@ def _step(number: int, step: dict[str, Any]) -> Markup:
         found = [(name, f"{count:,}") for name, count in step["counts"].items()]
         pieces.append(table(("found", "times"), found, (1,)))
     return joined(pieces)
+
+
+def _said(value: Any) -> str:
+    """A setting as a preset writes it."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "nothing"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _near_duplicates(found: dict[str, Any]) -> Markup:
