@@ -27,7 +27,7 @@ class Page:
 
 
 def page_of(data: bytes, url: str | None = None) -> Page | None:
-    """The main text of an HTML page, or None when there is none or the page is beyond limits; never raises.
+    """The main text of an HTML page, or None when there is none or the page is beyond limits.
 
     The encoding is that of the byte order mark or the meta tag, else UTF-8, else a guess. `url` helps to find the date.
     """
@@ -36,6 +36,7 @@ def page_of(data: bytes, url: str | None = None) -> Page | None:
     markup = bounded_markup(decode_page(data))
     if markup is None or not markup.strip():
         return None
+    from lxml.etree import LxmlError
     from trafilatura import bare_extraction
 
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # a page without text is counted, not logged
@@ -43,8 +44,8 @@ def page_of(data: bytes, url: str | None = None) -> Page | None:
         found = bare_extraction(
             markup, url=url, include_comments=False, with_metadata=True, date_extraction_params=dict(_DATES)
         )
-    except Exception:
-        # Its own faults (an attribute missing on odd trees, too deep a recursion) are the page's: it gives no text.
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, LxmlError):
+        # Faults of the library on odd trees: the page gives no text. A full disk or memory is no fault of a page.
         return None
     if found is None or isinstance(found, dict) or not (found.text or "").strip():
         return None
