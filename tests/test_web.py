@@ -30,8 +30,9 @@ from gptcore.text import manners
 from gptcore.text.addresses import BadAddress, joined, parse_address
 from gptcore.text.documents import Document, Problem, read, write
 from gptcore.text.http_get import Client, Deadline, Failure, Reply
-from gptcore.text.manners import Manners, retry_after_s
+from gptcore.text.manners import Manners
 from gptcore.text.page_store import PageStore
+from gptcore.text.retry_after import retry_after_s
 from gptcore.text.robots import read_robots
 from gptcore.text.safe_address import PrivateAddress, Unresolved, checked_addresses, is_public
 from gptcore.text.site_pages import MAX_DEPTH

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from gptcore.durable import sha256_file, sync_directory, write_json
 from gptcore.text.file_names import format_of
+from gptcore.text.retry_after import retry_after_s
 
 if TYPE_CHECKING:
     from gptcore.config_sources import Url
@@ -265,17 +266,6 @@ def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
 
 
-def _asked_pause(headers: email.message.Message) -> float:
-    """Seconds until the server wants to be asked again (RFC 9110, section 10.2.3: a number or a date); 0 if unsaid."""
-    text = headers.get("Retry-After", "").strip()
-    if text.isdecimal():
-        return float(text)
-    try:
-        return email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return 0.0
-
-
 def _tries(action: Callable[[], Result], url: str, attempts: int, say: Say) -> Result:
     """Do it again after 0.5 s, 1 s, 2 s … (each shaken, so that a crowd does not come back at once), up to 30 s.
 
@@ -290,7 +280,7 @@ def _tries(action: Callable[[], Result], url: str, attempts: int, say: Say) -> R
             if error.code not in WORTH_ANOTHER_TRY:
                 raise Refused(f"{url}: the server answers {error.code} {error.reason}") from error
             reason = f"the server answers {error.code} {error.reason}"
-            asked = _asked_pause(error.headers)
+            asked = retry_after_s(error.headers.get("Retry-After")) or 0.0
         except TimeoutError:
             reason = "no byte came in time"
         except urllib.error.URLError as error:
