@@ -87,7 +87,14 @@ def stages(preset: Preset) -> dict[str, Stage]:
                 (stage, "corpus"),
                 _benchmark(model),
                 ("torch", "lm-eval", "rouge-score"),
-                ("evaluation", "adapters/lm_eval.py", "adapters/lm_eval_tasks.py", "model", *skill_code),
+                (
+                    "evaluation",
+                    "adapters/benchmark.py",
+                    "adapters/lm_eval.py",
+                    "adapters/lm_eval_tasks.py",
+                    "model",
+                    *skill_code,
+                ),
             )
             for model, stage in models.items()
         ),

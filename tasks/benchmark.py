@@ -15,7 +15,7 @@ def benchmark(session: Session, model: str) -> StageResult:
     """One model's lm-eval results: the base model on every skill, a tuned one on its own."""
 
     def prepare() -> StageFunction:
-        from gptcore.adapters.lm_eval import benchmark as measure
+        from gptcore.adapters.benchmark import benchmark as measure
 
         preset = session.preset
         tunings = {skill: t for skill, t in preset.finetune.items() if model in ("base", skill)}

@@ -14,7 +14,8 @@ import torch
 
 from gptcore import durable
 from gptcore.adapters import lm_eval as adapter
-from gptcore.adapters.lm_eval import GptmillLM, benchmark, standard
+from gptcore.adapters.benchmark import benchmark, standard
+from gptcore.adapters.lm_eval import GptmillLM
 from gptcore.adapters.lm_eval_tasks import standard_texts
 from gptcore.config import Benchmark, Finetune, Runtime, Skill
 from gptcore.config import Tokenizer as TokenizerConfig

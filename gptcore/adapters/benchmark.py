@@ -1,0 +1,221 @@
+"""The benchmark stage: held-out bits per byte, a model's skills, and standard tasks."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gptcore import durable
+from gptcore.adapters.lm_eval import GptmillLM
+from gptcore.adapters.lm_eval_tasks import OWN_TASKS, MemoryTask, SkillTask, load_standard, run_tasks
+from gptcore.config import Benchmark, Finetune, Skill
+from gptcore.evaluation.baselines import baseline
+from gptcore.evaluation.overlap import OverlapCounter
+from gptcore.evaluation.scores import mean_stderr, ratio_stderr, score
+from gptcore.hardware import resolve_device
+from gptcore.model.weights import load_model
+from gptcore.text.documents import read_documents
+from gptcore.text.skills import Item, encode_example, even_sample, items, sample_items
+from gptcore.text.tokenizer import TextTokenizer
+from gptcore.work import Outcome, Work
+
+DIGITS = 6
+"""Decimals of a score in scores.json."""
+
+
+def benchmark(
+    config: Benchmark, finetune: Mapping[str, Finetune], skills: Mapping[str, Skill], model_stage: str, work: Work
+) -> Outcome:
+    """Measure the model of `work.inputs[model_stage]`: held-out bits per byte, its skills, and standard tasks.
+
+    The base model (stage pretrain) is measured on every skill, a tuned one on its own. Leaves scores.json and a
+    samples-<task>.jsonl for each task; a finished task is a unit that a resume keeps. Raises ValueError when the test
+    split holds nothing to measure on, and for a standard task that cannot be loaded.
+    """
+    base = model_stage == "pretrain"
+    own = sorted(skills) if base else [model_stage.removeprefix("finetune-")]
+    units = [("heldout", "heldout"), *(("skill", name) for name in own), *(("standard", name) for name in config.tasks)]
+    lm: GptmillLM | None = None
+    tasks: dict[str, dict[str, Any]] = {}
+    for number, (sort, name) in enumerate(units):
+        unit = work.scratch / f"task-{number:03d}.json"
+        if not unit.exists():
+            lm = lm or _open(work, work.inputs[model_stage])
+            lm.on_progress = functools.partial(_report, work, name)
+            if sort == "heldout":
+                found = [_heldout(lm, config, work)]
+            elif sort == "skill":
+                found = [_skill(lm, skills[name], finetune[name], config, work)]
+            else:
+                found = standard(lm, name, config, [OWN_TASKS])
+            durable.write_json(unit, found)
+        tasks |= {task["task"]: task for task in json.loads(unit.read_bytes())}
+    for name, task in tasks.items():
+        lines = (json.dumps(sample, sort_keys=True, ensure_ascii=False) for sample in task.pop("samples"))
+        durable.write_bytes(work.directory / f"samples-{name}.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    durable.write_json(work.directory / "scores.json", {"model": model_stage, "tasks": tasks})
+    metrics = _headline(tasks, "base" if base else own[0])
+    work.log(metrics)
+    return Outcome(results=("scores.json", "samples-*.jsonl"), metrics=metrics)
+
+
+def _report(work: Work, task: str, done: int, total: int) -> None:
+    work.progress(done, total, "requests", task=task)
+
+
+def _open(work: Work, directory: Path) -> GptmillLM:
+    if work.runtime.threads is not None:
+        torch.set_num_threads(work.runtime.threads)
+    model = load_model(directory, resolve_device(work.runtime))
+    return GptmillLM(model, TextTokenizer.load(directory), work.runtime.batch_items)
+
+
+def _heldout(lm: GptmillLM, config: Benchmark, work: Work) -> dict[str, Any]:
+    """Bits per byte over an even sample of test documents."""
+    documents = even_sample(
+        read_documents(work.inputs["corpus"], "test"), config.heldout_documents, "heldout", lambda document: document.id
+    )
+    if not documents:
+        raise ValueError("the corpus has no test documents; set corpus.held_out or corpus.test_share")
+    task = MemoryTask("heldout", [{"id": document.id, "text": document.text} for document in documents])
+    samples = []
+    for sample in run_tasks(lm, {"tasks": {"heldout": task}}, config.seed)["samples"]["heldout"]:
+        nats, size = sample["bits_per_byte"]
+        samples.append({"id": sample["doc"]["id"], "bytes": size, "bits": round(-nats / math.log(2), DIGITS)})
+    value, stderr = ratio_stderr([(sample["bits"], sample["bytes"]) for sample in samples])
+    return {
+        "task": "heldout",
+        "n": len(samples),
+        "bytes": sum(sample["bytes"] for sample in samples),
+        "metrics": _rounded({"bits_per_byte": value, "bits_per_byte_stderr": stderr}),
+        "samples": samples,
+    }
+
+
+def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, work: Work) -> dict[str, Any]:
+    """Scores of generated answers, in all and per kind, beside the trivial answers' and the overlap with training."""
+    corpus = work.inputs["corpus"]
+    chosen = sample_items(items(skill, read_documents(corpus, "test")), config.items, "benchmark")
+    if not chosen:
+        raise ValueError(
+            f"the test split holds no items for the skill {skill.name}; set corpus.held_out to packages that have some"
+        )
+    if len(chosen) < config.items:
+        work.say(f"{skill.name}: the test split holds {len(chosen)} items, benchmark.items asks for {config.items}")
+    trivial = _baseline(skill, corpus)
+    overlap = OverlapCounter([*item.fields.values(), item.target] for item in chosen)
+    for document in read_documents(corpus, "train"):
+        overlap.add(document.text)
+
+    def encode(item: Item) -> list[int]:
+        return encode_example(skill, item.fields, None, lm.text, tuning.max_input_tokens)[0]
+
+    task = SkillTask(skill, chosen, encode, tuning.max_target_tokens)
+    results = run_tasks(lm, {"tasks": {skill.name: task}}, config.seed)["samples"][skill.name]
+    samples = []
+    for item, result in zip(chosen, results, strict=True):
+        guess = trivial(item)
+        samples.append(
+            {
+                "id": item.id,
+                "kind": item.kind,
+                "fields": item.fields,
+                "target": item.target,
+                "prediction": result["filtered_resps"][0],
+                "scores": _rounded({metric: result[metric] for metric in skill.metrics}),
+                "baseline": guess,
+                "baseline_scores": _rounded(score(skill.metrics, guess, item.target)),
+            }
+        )
+    kinds = sorted({item.kind for item in chosen})
+    per_kind = {kind: _summed(skill, [sample for sample in samples if sample["kind"] == kind]) for kind in kinds}
+    found = overlap.result()
+    return {
+        "task": skill.name,
+        "n": len(samples),
+        "target_metric": skill.target_metric,
+        "baseline": skill.baseline,
+        "metrics": _summed(skill, samples)["metrics"] | {"overlap_13gram": round(found.share, DIGITS)},
+        "kinds": per_kind if len(kinds) > 1 else {},
+        "overlap_13gram": {"n": found.items, "with_13_words": found.long_enough, "overlapping": found.overlapping},
+        "samples": samples,
+    }
+
+
+@functools.cache
+def _baseline(skill: Skill, corpus: Path) -> Callable[[Item], str]:
+    """The trivial answers, once for all benchmarks of a pipeline: finding them reads every training document."""
+    return baseline(skill, items(skill, read_documents(corpus, "train")))
+
+
+def _summed(skill: Skill, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and standard error of every metric, of the predictions and of the trivial answers."""
+    metrics: dict[str, float | None] = {}
+    for metric in skill.metrics:
+        for suffix, column in (("", "scores"), ("_baseline", "baseline_scores")):
+            mean, stderr = mean_stderr([sample[column][metric] for sample in samples])
+            metrics |= {f"{metric}{suffix}": mean, f"{metric}{suffix}_stderr": stderr}
+    return {"n": len(samples), "metrics": _rounded(metrics)}
+
+
+def standard(lm: GptmillLM, name: str, config: Benchmark, folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Results of a standard task, or of a group and its members; see `load_standard` for folders and errors."""
+    results = run_tasks(lm, load_standard(name, folders), config.seed, config.num_fewshot, config.limit)
+    found = []
+    for task, values in results["results"].items():
+        metrics = {}
+        for key, value in values.items():  # "acc,none", "exact_match,strict-match", "acc_stderr,none"
+            metric, comma, choice = key.partition(",")
+            if comma and isinstance(value, int | float):
+                stem, stderr = metric.removesuffix("_stderr"), "_stderr" if metric.endswith("_stderr") else ""
+                metrics[metric if choice == "none" else f"{stem}_{choice}{stderr}"] = float(value)
+        samples = [
+            {
+                "id": sample["doc_id"],
+                "filter": sample["filter"],
+                "target": sample["target"],
+                "responses": sample["filtered_resps"],
+                "scores": {metric: sample[metric] for metric in sample["metrics"]},
+            }
+            for sample in results["samples"].get(task, [])
+        ]
+        plain = json.loads(json.dumps(samples, default=_plain))
+        found.append({"task": task, "n": values["sample_len"], "metrics": _rounded(metrics), "samples": plain})
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as numbers, anything else as text."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def _rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: None if value is None else round(float(value), DIGITS) for name, value in values.items()}
+
+
+def _headline(tasks: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, float]:
+    """`qa/exact_match`, `qa/exact_match_type`, ... of the model tuned for it; any other score ends in the model's name.
+
+    So `qa/exact_match_base` and `heldout/bits_per_byte_qa` stand side by side on the parent run.
+    """
+    headline: dict[str, float] = {}
+
+    def put(task: str, name: str, ending: str, value: float | None) -> None:
+        stem, stderr = name.removesuffix("_stderr"), "_stderr" if name.endswith("_stderr") else ""
+        of_model = task != model and not stem.endswith("_baseline") and stem != "overlap_13gram"
+        if value is not None:
+            headline[f"{task}/{stem}{ending}{f'_{model}' if of_model else ''}{stderr}"] = value
+
+    for task, result in tasks.items():
+        for name, value in result["metrics"].items():
+            put(task, name, "", value)
+        for kind, part in result.get("kinds", {}).items():
+            for name, value in part["metrics"].items():
+                put(task, name, f"_{kind}", value)
+    return headline
