@@ -83,7 +83,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
         *(
             Stage(
                 f"benchmark-{model}",
-                2,
+                3,
                 (stage, "corpus"),
                 _benchmark(model),
                 ("torch", "lm-eval", "rouge-score"),
