@@ -145,8 +145,8 @@ class Tokens(Part):
     """Token shards."""
 
     shard_bytes: Positive = 16_000_000
-    """Lines of the corpus that become one shard, bytes; a document is never cut. Shards are encoded side by side by
-    `runtime.workers` processes, and one is what a kill can lose."""
+    """Lines of the corpus, less their licences, that become one shard, bytes; a document is never cut. Shards are
+    encoded side by side by `runtime.workers` processes, and one is what a kill can lose."""
     shuffle_seed: NotNegative | None = None
     """Seed of the documents' order within each split. None keeps the corpus's: pretraining draws its windows in an
     order of its own, so what changes is which documents are neighbours in a window."""
