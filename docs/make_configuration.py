@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from gptcore import config, config_sources, config_steps
-from gptcore.config import Finetune, Preset, Skill
+from gptcore.config import Decoding, Finetune, Preset, Skill
 from gptcore.config_part import Part
 from gptcore.config_sources import Source
 from gptcore.config_steps import Step
@@ -55,6 +55,7 @@ def sections() -> Iterator[tuple[str, str, type[BaseModel]]]:
                     kind = typing.get_args(part.model_fields["kind"].annotation)[0]
                     yield f"corpus.{what}, kind: {kind}", f"corpus.{what}[].", part
     yield "Skill: a file of configs/skills", "", Skill
+    yield "Skill: decoding", "decoding.", Decoding
 
 
 def page() -> str:
@@ -120,6 +121,8 @@ def _kind(annotation: Any, limits: list[Any]) -> str:
         if inside[0] is str:
             return "list of text"
         return "list of steps" if "config_steps" in repr(inside[0]) else "list of sources"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "the section below"
     words = {int: "whole number", float: "number", str: "text", bool: "true or false"}[annotation]
     signs = [sign for limit in limits if (sign := _limit(limit))]
     return f"{words} {' and '.join(signs)}".strip()

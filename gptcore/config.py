@@ -502,6 +502,19 @@ class Runtime(Part):
         return self
 
 
+class Decoding(Part):
+    """How a skill's answer is chosen, where it is not made of the likeliest tokens."""
+
+    samples: Annotated[int, Field(ge=2)] = 16
+    """Answers drawn for each input; the one most like the others, by ROUGE-L, is given (minimum Bayes risk, Eikema and
+    Aziz 2020)."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
+    """What logits are divided by before a token is drawn."""
+    lead_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """What an answer's likeness to the first sentence of the input (of the field that `truncate` names) counts beside
+    its mean likeness to the other answers: holds a small model to its text."""
+
+
 class Skill(Part):
     """One YAML of configs/skills: what a model can be fine-tuned for."""
 
@@ -527,6 +540,8 @@ class Skill(Part):
     """Items with a shorter document are left out, characters."""
     max_target_chars: Positive | None = None
     """Items with a longer target are left out of training and benchmark alike, characters."""
+    decoding: Decoding | None = Field(default=None, exclude_if=lambda value: value is None)
+    """How an answer is chosen; None takes the likeliest tokens."""
 
 
 class Preset(Part):

@@ -12,6 +12,7 @@ import torch
 from typing_extensions import Unpack
 
 from gptcore.config import Skill
+from gptcore.evaluation.answers import answers
 from gptcore.home import home, tracking_uri
 from gptcore.model.beams import Beams
 from gptcore.model.generate import Answer, generate
@@ -206,8 +207,10 @@ class LoadedModel:
                 InputCut,
                 stacklevel=2,
             )
-        found = generate(self.model, [prompt.tokens for prompt in prompts], use.max_target_tokens, {self.tokenizer.eot})
-        return [self.tokenizer.decode(answer.tokens).strip() for (answer,) in found]
+        ids = [prompt.tokens for prompt in prompts]
+        texts = [example[use.skill.truncate] for example in examples]
+        found = answers(self.model, self.tokenizer, ids, use.max_target_tokens, use.skill.decoding, texts)
+        return [text.strip() for text in found]
 
 
 def _settings(how: How) -> tuple[Sampling, Beams | None]:

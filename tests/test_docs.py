@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from flows.command_line import parser
-from gptcore.config import Finetune, Preset, Skill
+from gptcore.config import Decoding, Finetune, Preset, Skill
 from gptcore.config_sources import Source
 from gptcore.config_steps import Step
 from gptcore.presets import load_preset, preset_names
@@ -158,6 +158,7 @@ def schema_keys() -> set[str]:
             keys |= {f"{name}.{inner}" for inner in holds.model_fields}
         elif typing.get_origin(holds) is not dict:
             keys.add(name)
+    keys |= {f"decoding.{name}" for name in Decoding.model_fields}
     return keys | set(Skill.model_fields)
 
 

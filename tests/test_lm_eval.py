@@ -19,6 +19,7 @@ from gptcore.adapters.lm_eval import GptmillLM
 from gptcore.adapters.lm_eval_tasks import standard_texts
 from gptcore.config import Benchmark, Finetune, Runtime, Skill
 from gptcore.config import Tokenizer as TokenizerConfig
+from gptcore.evaluation import answers
 from gptcore.model.families import build
 from gptcore.model.generate import Answer, generate
 from gptcore.model.gpt import GPT, GPTConfig
@@ -162,11 +163,11 @@ def test_batching_does_not_change_scores(lm: GptmillLM, monkeypatch: pytest.Monk
 def test_generation_takes_ids_text_and_stop_strings(lm: GptmillLM, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[int, int] = {}
 
-    def watched(model: GPT, prompts: list[list[int]], limits: list[int], stop: set[int]) -> list[list[Answer]]:
+    def watched(model: GPT, prompts: list[list[int]], limits: list[int], *how: Any, **more: Any) -> list[list[Answer]]:
         asked.update((len(prompt), limit) for prompt, limit in zip(prompts, limits, strict=True))
-        return generate(model, prompts, limits, stop)
+        return generate(model, prompts, limits, *how, **more)
 
-    monkeypatch.setattr(adapter, "generate", watched)
+    monkeypatch.setattr(answers, "generate", watched)
     ids = lm.text.encode("Sort the list")
     answer = lm.text.decode(generate(lm.model, [ids], 8, {lm.text.eot})[0][0].tokens)
     stop = answer[2]

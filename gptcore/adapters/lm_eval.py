@@ -12,7 +12,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from gptcore.model.generate import generate
+from gptcore.evaluation.answers import answers as skill_answers
 from gptcore.model.gpt import GPT
 from gptcore.text.stops import before
 from gptcore.text.tokenizer import TextTokenizer
@@ -111,8 +111,9 @@ class GptmillLM(TemplateLM):  # type: ignore[misc]
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Greedy text until the end-of-text token, a stop string, or `max_gen_toks`.
 
-        `prompt_ids` among a request's arguments stand for its text. A text prompt gets an answer of half the context at
-        most, and loses its beginning where the two do not fit.
+        `prompt_ids` among a request's arguments stand for its text; `decoding` is a skill's own, which may look at
+        `text`. A prompt of text gets an answer of half the context at most, and loses its beginning where the two do
+        not fit.
         """
         prompts, limits = [], []
         for request in requests:
@@ -130,9 +131,13 @@ class GptmillLM(TemplateLM):  # type: ignore[misc]
         order = sorted(range(len(requests)), key=lambda i: -len(prompts[i]))
         for start in range(0, len(order), self.batch_items):
             batch = order[start : start + self.batch_items]
-            made = generate(self.model, [prompts[i] for i in batch], [limits[i] for i in batch], {self.text.eot})
-            for i, (answer,) in zip(batch, made, strict=True):
+            (decoding,) = {requests[i].args[1].get("decoding") for i in batch}  # a task's requests have the same
+            texts = [requests[i].args[1].get("text", "") for i in batch]
+            made = skill_answers(
+                self.model, self.text, [prompts[i] for i in batch], [limits[i] for i in batch], decoding, texts
+            )
+            for i, text in zip(batch, made, strict=True):
                 stops = requests[i].args[1].get("until") or []
-                answers[i] = before(self.text.decode(answer.tokens), [stops] if isinstance(stops, str) else stops)
+                answers[i] = before(text, [stops] if isinstance(stops, str) else stops)
             self.on_progress(start + len(batch), len(order))
         return answers

@@ -76,7 +76,7 @@ class SkillTask(MemoryTask):
         def scored(document: dict[str, Any], results: list[str]) -> dict[str, float]:
             return score(metrics, results[0], document["target"])
 
-        self._limit = limit
+        self._limit, self._skill = limit, skill
         super().__init__(
             "skill",
             documents,
@@ -89,6 +89,8 @@ class SkillTask(MemoryTask):
         """One request, with the prompt's ids beside its text."""
         request = super().construct_requests(doc, ctx, **kwargs)
         generation = {"max_gen_toks": self._limit, "prompt_ids": doc["prompt_ids"]}
+        if self._skill.decoding:
+            generation |= {"decoding": self._skill.decoding, "text": doc["fields"][self._skill.truncate]}
         request.arguments = (ctx, {**deepcopy(self.config.generation_kwargs), **generation})
         return request
 

@@ -13,9 +13,9 @@ SAMPLE = 20_000
 """Training items that the most frequent answers are counted over at most; bounds memory."""
 
 
-def lead_sentence(item: Item) -> str:
-    """The first sentence of the document."""
-    return first_sentence(item.fields["document"].partition("\n")[0])
+def lead_sentence(text: str) -> str:
+    """The first sentence of a text."""
+    return first_sentence(text.partition("\n")[0])
 
 
 def most_frequent(training: Iterable[Item]) -> Callable[[Item], str]:
@@ -35,4 +35,6 @@ def most_frequent(training: Iterable[Item]) -> Callable[[Item], str]:
 
 def baseline(skill: Skill, training: Iterable[Item]) -> Callable[[Item], str]:
     """What the skill's trivial method answers to an item; only most_frequent_answer reads the training items."""
-    return lead_sentence if skill.baseline == "lead_sentence" else most_frequent(training)
+    if skill.baseline == "lead_sentence":
+        return lambda item: lead_sentence(item.fields["document"])
+    return most_frequent(training)

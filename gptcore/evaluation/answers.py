@@ -1,0 +1,36 @@
+"""A skill's answers, decoded as its YAML says: the same for benchmark, command line and served model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gptcore.config import Decoding
+from gptcore.evaluation.baselines import lead_sentence
+from gptcore.evaluation.consensus import most_alike
+from gptcore.model.generate import generate
+from gptcore.model.gpt import GPT
+from gptcore.model.sampling import Sampling
+from gptcore.text.tokenizer import TextTokenizer
+
+
+def answers(
+    model: GPT,
+    tokenizer: TextTokenizer,
+    prompts: Sequence[Sequence[int]],
+    limits: int | Sequence[int],
+    decoding: Decoding | None = None,
+    texts: Sequence[str] = (),
+) -> list[str]:
+    """One answer to every prompt, without its end-of-text token.
+
+    limits: new tokens at most. texts: what each prompt is about, which a `decoding` may look at. What is drawn follows
+    from the prompt alone, so that an answer is the same whatever stands beside it.
+    """
+    if decoding is None:
+        return [tokenizer.decode(answer.tokens) for (answer,) in generate(model, prompts, limits, {tokenizer.eot})]
+    draw, samples = Sampling(temperature=decoding.temperature), decoding.samples
+    found = generate(model, prompts, limits, {tokenizer.eot}, draw, samples=samples)
+    return [
+        most_alike([tokenizer.decode(answer.tokens) for answer in group], lead_sentence(text), decoding.lead_weight)
+        for group, text in zip(found, texts, strict=True)
+    ]
