@@ -22,7 +22,7 @@ from gptcore.stages import Stage, code_digest, stages
 from gptcore.store import Attempts, Damaged, FileRecord, Manifest, Store, recorded_in
 from gptcore.work import Outcome, Work, suppress_full_disk
 from tasks.invocation import invocation_identity
-from tasks.provenance import git_state
+from tasks.provenance import git_state, stage_tags, surroundings
 from tasks.result import Display, NotFresh, Quiet, StageResult
 from tasks.tracking import ParentTracking, Status
 
@@ -177,7 +177,7 @@ class Session:
             kept=self._kept(stage),
             spread=self._spread(),
         )
-        run = self.tracking.open_stage(stage.name, planned, directory, self._tags(stage, planned))
+        run = self.tracking.open_stage(stage.name, planned, directory, self._tags(planned))
         self.running = (planned.key, run.run_id)
         self.display.stage_started(stage.name, resumed)
         started = time.monotonic()
@@ -259,22 +259,14 @@ class Session:
                 mlflow_run_id=run_id,
                 mlflow_parent_run_id=self.tracking.parent_run_id,
                 notes=outcome.notes,
+                surroundings=surroundings(stage, self.preset),
             )
 
         return self.store.commit(manifest, directory, outcome.results)
 
-    def _tags(self, stage: Stage, planned: StagePlan) -> dict[str, str]:
+    def _tags(self, planned: StagePlan) -> dict[str, str]:
         assert planned.identity
-        git = git_state()
-        seed = planned.identity["config"].get("seed")
-        return {
-            "git.commit": str(git["commit"]),
-            "git.dirty": str(git["dirty"]),
-            "key": str(planned.key),
-            "device": resolve_device(self.preset.runtime),
-            **({"seed": str(seed)} if seed is not None else {}),
-            **{f"input.{name}": digest for name, digest in planned.identity["inputs"].items()},
-        }
+        return stage_tags(str(planned.key), planned.identity, git_state(), resolve_device(self.preset.runtime))
 
     def summary(self) -> dict[str, Any]:
         """What `run --json` prints, but for the seconds."""

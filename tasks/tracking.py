@@ -18,6 +18,7 @@ from gptcore.store import MANIFEST, TRACKING, Manifest, read_json, recorded_in
 from gptcore.work import Work
 from tasks.invocation import ENDED, Owner, abandoned, claim
 from tasks.prefect_runs import end_as_crashed
+from tasks.provenance import parent_tags, parent_texts, stage_tags
 
 if TYPE_CHECKING:
     from gptcore.adapters.mlflow_runs import StageFacts, StageRun, Tracker
@@ -118,13 +119,19 @@ class ParentTracking:
         if self.parent_run_id is None:
             owner = self._owner
             assert owner is not None
-            self.parent_run_id = self.tracker().open_parent(
+            run_id = self.tracker().open_parent(
                 self._preset.name,
                 self._preset.name,
                 self._preset.model_dump(mode="json"),
-                {"gptmill.invocation": owner.values["invocation"], **_prefect_tags(owner.values["flow_run_id"])},
+                {
+                    "gptmill.invocation": owner.values["invocation"],
+                    **parent_tags(),
+                    **_prefect_tags(owner.values["flow_run_id"]),
+                },
             )
-            owner.remember(run_id=self.parent_run_id)
+            owner.remember(run_id=run_id)
+            self.tracker().log_texts(run_id, parent_texts(self._preset))
+            self.parent_run_id = run_id  # last: an outage before it, and the next stage tries again
         return self.parent_run_id
 
     def _take_over(self) -> Owner | None:
@@ -193,7 +200,7 @@ class ParentTracking:
             # Behind the sources stand the files that decontamination is held against, if there are some.
             sources = [*identity["config"]["sources"], {"kind": "files", "for": "decontaminate"}]
             inputs += tuple(
-                StageInput(source["kind"], sha256_json(version), canonical_json(source).decode())
+                StageInput(source["kind"], sha256_json(version), canonical_json(source).decode(), version)
                 for source, version in zip(sources, identity["sources"], strict=False)
             )
         if "init" in identity:
@@ -236,12 +243,10 @@ class ParentTracking:
             return run_id
         from gptcore.adapters.mlflow_client import TrackerAway
 
+        device = str(manifest.execution.get("resolved_device"))
         tags = {
-            "git.commit": str(manifest.git.get("commit")),
-            "git.dirty": str(manifest.git.get("dirty")),
-            "key": manifest.key,
+            **stage_tags(manifest.key, manifest.identity, manifest.git, device),
             "digest": manifest.output_digest,
-            "device": str(manifest.execution.get("resolved_device")),
             "replayed": "true",
         }
         try:
