@@ -11,16 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from gptcore.adapters.mlflow_lookup import PRESET, REQUIREMENTS, SKILLS
 from gptcore.config import Preset, Training
 from gptcore.hardware import processor, usable_threads
-from gptcore.presets import load_skill
+from gptcore.presets import load_skill, written
 from gptcore.speed import this_machine
 from gptcore.stages import Stage
 
-PRESET, SKILLS, REQUIREMENTS = "preset.yaml", "skills.yaml", "requirements.txt"
-"""Artifacts of a parent run: with each stage's MANIFEST.json all that `gptmill reproduce` needs."""
 OURS = "gptmill"
 
 
@@ -120,12 +117,7 @@ def parent_texts(preset: Preset) -> dict[str, str]:
     """A run's config whole, as files: the preset with every value, its skills, and all that is installed."""
     pins = [f"{name}=={version}" for name, version in installed().items()]
     return {
-        PRESET: _yaml(preset.model_dump(mode="json")),
-        SKILLS: _yaml({skill: load_skill(skill).model_dump(mode="json") for skill in preset.finetune}),
+        PRESET: written(preset.model_dump(mode="json")),
+        SKILLS: written({skill: load_skill(skill).model_dump(mode="json") for skill in preset.finetune}),
         REQUIREMENTS: "\n".join([f"# Python {platform.python_version()}", *pins, ""]),
     }
-
-
-def _yaml(values: Any) -> str:
-    written: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
-    return written

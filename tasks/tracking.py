@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -40,6 +41,20 @@ class Finished(Protocol):
     @property
     def mlflow_run_id(self) -> str | None:
         """Its own run."""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What marks the parent run of a rebuild, which is no pipeline run of its own: `latest` and `runs` pass it over."""
+
+    run_id: str
+    """Of the run that is rebuilt."""
+    invocation: str
+    """Its parent run is found by this, however often the rebuild is begun."""
+
+    def tags(self) -> dict[str, str]:
+        """Of the parent run."""
+        return {"gptmill.role": "reproduction", "reproduces": self.run_id}
 
 
 class StageTracking:
@@ -86,8 +101,17 @@ class StageTracking:
 class ParentTracking:
     """The parent run: opened by the first stage that runs, so that a run with nothing to do leaves no row."""
 
-    def __init__(self, preset: Preset, identity: str, home: Path, uri: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        preset: Preset,
+        identity: str,
+        home: Path,
+        uri: str,
+        say: Callable[[str], None],
+        reproduction: Reproduction | None = None,
+    ) -> None:
         self._preset, self._identity, self._home, self.uri, self.say = preset, identity, home, uri, say
+        self._reproduction = reproduction
         self._tracker: Tracker | None = None
         self._owner: Owner | None = None
         self._folder = home / "invocations"
@@ -119,13 +143,15 @@ class ParentTracking:
         if self.parent_run_id is None:
             owner = self._owner
             assert owner is not None
+            again = self._reproduction
             run_id = self.tracker().open_parent(
                 self._preset.name,
-                self._preset.name,
+                f"reproduction of {again.run_id[:8]}" if again else self._preset.name,
                 self._preset.model_dump(mode="json"),
                 {
                     "gptmill.invocation": owner.values["invocation"],
                     **parent_tags(),
+                    **(again.tags() if again else {}),
                     **_prefect_tags(owner.values["flow_run_id"]),
                 },
             )
@@ -167,7 +193,7 @@ class ParentTracking:
         return True
 
     def _new_owner(self) -> Owner:
-        invocation = uuid.uuid4().hex
+        invocation = self._reproduction.invocation if self._reproduction else uuid.uuid4().hex
         owner = claim(self._folder, invocation)
         assert owner is not None
         owner.remember(invocation=invocation, identity=self._identity, uri=self.uri)
