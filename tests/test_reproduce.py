@@ -106,9 +106,9 @@ def here(made: Made, monkeypatch: pytest.MonkeyPatch) -> Made:
 
 @pytest.fixture
 def changed_text(made: Made) -> Iterator[tuple[str, str]]:
-    """One letter of a source is another; sha256 before and now."""
+    """A source is written in capitals; sha256 before and now."""
     before, old = made.text.read_bytes(), sha256_file(made.text)
-    made.text.write_bytes(b"T" + before[1:])
+    made.text.write_bytes(before.upper())
     yield old, sha256_file(made.text)
     made.text.write_bytes(before)
 
