@@ -74,8 +74,12 @@ def parser() -> argparse.ArgumentParser:
     runs.add_argument("--limit", type=int, default=20, metavar="N", help="how many (20)")
     runs.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
 
-    compare = command("compare", "tracked_runs", "what differs between two runs", "gptmill compare 3f9a1c2e latest")
-    compare.add_argument("runs", nargs=2, metavar="RUN", help="a run id, its first 8 characters, or latest")
+    compare = command(
+        "compare", "tracked_runs", "what differs between runs, beyond noise", "gptmill compare 3f9a1c2e latest"
+    )
+    compare.add_argument(
+        "runs", nargs="+", metavar="RUN", help="the reference, then others: run ids, first 8 characters, or latest"
+    )
     compare.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
 
     tuned_help = "a directory, models:/NAME@ALIAS, or RUN/STAGE"

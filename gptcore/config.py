@@ -145,8 +145,8 @@ class Tokens(Part):
     """Token shards."""
 
     shard_bytes: Positive = 16_000_000
-    """Lines of the corpus that become one shard, bytes; a document is never cut. Shards are encoded side by side by
-    `runtime.workers` processes, and one is what a kill can lose."""
+    """Lines of the corpus, less their licences, that become one shard, bytes; a document is never cut. Shards are
+    encoded side by side by `runtime.workers` processes, and one is what a kill can lose."""
     shuffle_seed: NotNegative | None = None
     """Seed of the documents' order within each split. None keeps the corpus's: pretraining draws its windows in an
     order of its own, so what changes is which documents are neighbours in a window."""
@@ -262,6 +262,18 @@ def no_counterpart(model: Model) -> str | None:
     )
 
 
+def no_induction(shape: Any) -> str | None:
+    """Why a shape cannot begin with `pretrain.start` induction; None where it can."""
+    if shape.family != "modern" or positions_of(shape) != "rotary" or activation_of(shape) != "swiglu":
+        return "it needs family modern with rotary positions and swiglu"
+    if shape.n_kv_head is not None:
+        return f"it needs queries with keys of their own, not n_kv_head {shape.n_kv_head}"
+    if shape.n_layer < 2:
+        return f"it needs two layers, not n_layer {shape.n_layer}"
+    width = shape.n_embd // shape.n_head
+    return None if width >= 32 else f"narrower heads than 32 tell too few tokens apart: {width}"
+
+
 class Training(Part):
     """What pretraining and fine-tuning share."""
 
@@ -355,6 +367,9 @@ class Pretrain(Training):
 
     steps: NotNegative = 1000
     """Optimizer updates. 0 takes the model of `model.init` as it is."""
+    start: Literal["plain", "induction"] = Field(default="plain", exclude_if=lambda value: value == "plain")
+    """The first weights. plain: drawn. induction: two heads among them already copy from the context, which a small run
+    does not learn by itself (gptcore/model/induction.py); family modern, without `model.init`."""
     gap_warning: float | None = 0.5
     """Nats a token by which val_loss may lie above the mean training loss of the last 50 updates before a warning; None
     never warns. Training loss is taken with dropout, on text as it comes."""
@@ -395,6 +410,9 @@ class Finetune(Training):
     max_per_answer: Positive | None = None
     """Training items at most that share one answer found in their own input; None takes all. With few, a small model
     learns to copy; with many, to guess the frequent ones."""
+    share_context: bool = Field(default=False, exclude_if=lambda value: not value)
+    """Whether items about one text stand in one row, as long as the context allows: the text once, then each question
+    and its answer, one behind the other. More answers are learned with as many tokens."""
     packing: bool = False
     """Whether several examples share a row of the context, none seeing another; else each has a row, padded to the
     longest of a batch of like lengths, which is faster for a small model on a CPU."""
@@ -540,6 +558,10 @@ class Preset(Part):
         problems = []
         if self.pretrain.steps == 0 and self.model.init is None:
             problems.append("pretrain.steps 0 leaves the model untrained; give more, or a model.init to start from")
+        if self.pretrain.start == "induction":
+            because = "model.init brings weights of its own" if self.model.init else no_induction(self.model)
+            if because:
+                problems.append(f"pretrain.start induction: {because}; take start plain, or change the model")
         special = len(special_tokens(self.tokenizer.kind))
         least = 256 + special
         if self.tokenizer.vocab_size < least:

@@ -82,6 +82,7 @@ def execution_of(name: str, recorded: RecordedStage, preset: Preset) -> list[str
         section = "pretrain" if name == "pretrain" else name.replace("-", ".", 1)
         wanted[section] = {"devices": devices, "parallel": around["parallel"]} if enough else {"devices": 1}
     given = preset.model_dump(mode="json")
+    given["runtime"]["device"] = resolve_device(preset.runtime)
     return [
         f"{section}.{field}={json.dumps(value)}"
         for section, fields in wanted.items()

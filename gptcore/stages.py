@@ -67,7 +67,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
     reading = ("pretrained.py", "adapters/pretrained.py", "adapters/hf_weights.py") if start else ()
     added = ("text/takeover.py", "tokenizer_file.py", "byte_vocabulary.py") if taken else TRAININGS
     every = [
-        Stage("corpus", 2, (), _corpus, corpus_libraries(preset), text, root=True),
+        Stage("corpus", 3, (), _corpus, corpus_libraries(preset), text, root=True),
         Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), (*reader, *added), init=taken),
         Stage(
             "tokens",
@@ -85,7 +85,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
         *(
             Stage(
                 f"benchmark-{model}",
-                2,
+                3,
                 (stage, "corpus"),
                 _benchmark(model),
                 ("torch", "lm-eval", "rouge-score"),

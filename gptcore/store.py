@@ -119,6 +119,14 @@ class Store:
         found = [_load(path.parent) for path in (self.root / stage).glob(f"*/{MANIFEST}")]
         return sorted((m for m in found if m is not None), key=lambda m: m.finished)
 
+    def holding(self, stage: str, digest: str) -> Path | None:
+        """Where a finished, whole output of this digest stands, whatever its key; None where it is not here."""
+        for manifest in reversed(self.manifests(stage)):
+            directory = self.directory(stage, manifest.key)
+            if manifest.output_digest == digest and problem_by_size(directory, manifest) is None:
+                return directory
+        return None
+
     def verify(self, manifest: Manifest, progress: Callable[[str], None] | None = None) -> None:
         """Read every byte again; raises Damaged at the first that differs."""
         directory = self.directory(manifest.stage, manifest.key)

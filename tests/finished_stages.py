@@ -40,9 +40,14 @@ def counts(train: int) -> dict[str, dict[str, int]]:
 def data_card() -> dict[str, Any]:
     """Of SOURCES, networkx held out."""
     packages = {
-        "python": {"version": "3.11.7", "held_out": False, **counts(300)},
-        "numpy": {"version": importlib.metadata.version("numpy"), "held_out": False, **counts(200)},
-        "networkx": {"version": "3.6.1", "held_out": True, "documents": HELD, "bytes": HELD},
+        "python": {"version": "3.11.7", "licence": "PSF-2.0", "held_out": False, **counts(300)},
+        "numpy": {
+            "version": importlib.metadata.version("numpy"),
+            "licence": "BSD-3-Clause",
+            "held_out": False,
+            **counts(200),
+        },
+        "networkx": {"version": "3.6.1", "licence": None, "held_out": True, "documents": HELD, "bytes": HELD},
     }
     return {
         "documents": {"train": 507, "validation": 6, "test": 12},

@@ -55,6 +55,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(site))
     for package in ("alpha", "beta", "gamma"):
         install(site, package, {f"{package}/m{n:02d}.py": module(package, n) for n in range(30)})
+    (site / "alpha-1.2.dist-info/METADATA").write_text("Metadata-Version: 2.4\nLicense-Expression: MIT\n")
     install(site, "broken", {"broken/a.py": b"def (", "broken/b.py": b'"""\xff"""'})
     return site
 
@@ -110,6 +111,12 @@ def test_held_out_packages_are_the_test_split_and_nothing_of_them_is_trained_on(
     assert [d.id for d in splits["train"]] == sorted(d.id for d in splits["train"])
 
     card = json.loads((tmp_path / "out/data_card.json").read_text())
+    assert {document.licence for document in every if document.package == "alpha"} == {"MIT"}
+    assert {document.licence for document in every if document.package != "alpha"} == {None}
+    by_licence = {name: sum(of["documents"].values()) for name, of in card["licences"].items()}
+    alpha = sum(document.package == "alpha" for document in every)
+    assert by_licence == {"MIT": alpha, "unknown": 181 - alpha} and card["packages"]["alpha"]["licence"] == "MIT"
+    assert "<td>MIT</td>" in (tmp_path / "out/data_card.html").read_text()
     assert card["documents"] == {name: len(documents) for name, documents in splits.items()}
     assert card["bytes"]["train"] == sum(len(document.text.encode()) for document in splits["train"])
     assert card["dropped"] == {

@@ -135,7 +135,38 @@ def test_lora_leaves_a_model_directory_like_any_other_and_its_adapter(workspace,
         torch.testing.assert_close(merged(ids), adapted.eval()(ids), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("changes", [{}, {"packing": True}, {"method": "lora"}], ids=["padded", "packed", "lora"])
+def test_questions_about_one_text_share_a_row(workspace):
+    items, losses, lines = {}, {}, []
+    for shared in (False, True):
+        work = workspace(f"shared-{shared}")
+        metrics = finetune(config(steps=60, share_context=shared), SKILL, work).metrics
+        items[shared], losses[shared] = metrics["finetune-qa/items"], metrics["finetune-qa/val_loss"]
+        lines += [line for line in work.said if "rows" in line]
+    assert items[True] == items[False]
+    assert losses[True] == pytest.approx(losses[False], rel=0.2)
+    assert losses[True] != losses[False]
+    (said,) = lines
+    found = re.fullmatch(r"(\d+) items in (\d+) rows of one text each", said)
+    assert found and int(found[1]) == items[True] > int(found[2])
+
+
+def test_as_many_tokens_hold_more_answers_where_a_text_is_shared(workspace, base):
+    tokenizer = TextTokenizer.load(base / "pretrain")
+    alone, shared = (
+        examples(config(steps=5, warmup_steps=1, share_context=shared), SKILL, tokenizer, 160, workspace(str(shared)))
+        for shared in (False, True)
+    )
+    assert sum(map(len, alone.train)) == pytest.approx(sum(map(len, shared.train)), rel=0.05)
+    assert sum(len(example.turns) for example in shared.train) > len(alone.train)
+    assert max(map(len, shared.train)) <= 161
+    assert not any(example.then for example in shared.validation), "a benchmark asks one question"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"packing": True}, {"share_context": True}, {"method": "lora"}],
+    ids=["padded", "packed", "shared", "lora"],
+)
 def test_an_interrupted_run_ends_with_the_same_bytes(workspace, changes):
     finetune(config(**changes), SKILL, workspace("whole"))
     work = workspace("stopped")
@@ -158,7 +189,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(workspace, changes):
 def test_without_validation_items_some_training_items_are_held_out(workspace, base, tmp_path):
     tokenizer = TextTokenizer.load(base / "pretrain")
     work = workspace(corpus=write_corpus(tmp_path / "corpus", train=100))
-    data = examples(config(max_items=50, max_target_tokens=40), SKILL, tokenizer, work)
+    data = examples(config(max_items=50, max_target_tokens=40), SKILL, tokenizer, 160, work)
     assert (len(data.train), len(data.validation)) == (49, 1)
     assert data.validation[0] not in data.train
     assert "1 training items are held out" in work.said[0]
@@ -166,7 +197,7 @@ def test_without_validation_items_some_training_items_are_held_out(workspace, ba
 
 def test_no_more_items_are_encoded_than_the_run_can_see(workspace, base):
     tokenizer = TextTokenizer.load(base / "pretrain")
-    data = examples(config(steps=5, warmup_steps=1), SKILL, tokenizer, workspace())
+    data = examples(config(steps=5, warmup_steps=1), SKILL, tokenizer, 160, workspace())
     read = sum(map(len, data.train))
     assert 5 * 512 <= read <= 5 * 512 + 160
 
@@ -174,7 +205,7 @@ def test_no_more_items_are_encoded_than_the_run_can_see(workspace, base):
 def test_answers_that_are_too_long_are_left_out_and_counted(workspace, base):
     tokenizer = TextTokenizer.load(base / "pretrain")
     work = workspace()
-    data = examples(config(max_target_tokens=4), SKILL, tokenizer, work)
+    data = examples(config(max_target_tokens=4), SKILL, tokenizer, 160, work)
     assert max(len(example.target) for example in data.train) <= 4
     assert all(example.target[-1] == tokenizer.eot for example in data.train)
     assert "left out: too long" in work.said[0]
@@ -182,7 +213,7 @@ def test_answers_that_are_too_long_are_left_out_and_counted(workspace, base):
 
 def test_a_long_prompt_is_cut_and_its_answer_kept(workspace, base):
     tokenizer = TextTokenizer.load(base / "pretrain")
-    data = examples(config(max_input_tokens=40), SKILL, tokenizer, workspace())
+    data = examples(config(max_input_tokens=40), SKILL, tokenizer, 160, workspace())
     assert max(len(example.prompt) for example in data.train) == 40
     assert min(len(example.target) for example in data.train) >= 2
 

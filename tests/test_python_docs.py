@@ -12,8 +12,9 @@ import pytest
 
 from gptcore.config_sources import PythonDocs
 from gptcore.text import python_docs
+from gptcore.text.distributions import canonical_name
 from gptcore.text.documents import Document, Problem
-from gptcore.text.sources import resolve_source, source_units
+from gptcore.text.sources import read_unit, resolve_source, source_units
 
 MODULE = '''\
 """The module."""
@@ -67,7 +68,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read(package: str, packages: tuple[str, ...]) -> list[Document | Problem]:
-    units = source_units(PythonDocs(stdlib=False, packages=packages), {})
+    source = PythonDocs(stdlib=False, packages=packages)
+    version = {"packages": {canonical_name(name): {"licence": None} for name in packages}}
+    units = source_units(source, version)
     return [
         item
         for unit in units
@@ -162,6 +165,32 @@ def test_the_version_is_made_of_contents_not_places(site: Path, tmp_path: Path) 
     assert resolve_source(source, tmp_path / "cache") == first, "tests are not read, so they are not in the version"
     install(site, "demo", {"demo/a.py": b'"""B."""'})
     assert resolve_source(source, tmp_path / "cache") != first
+
+
+def test_documents_carry_the_licence_of_their_distribution(site: Path, tmp_path: Path) -> None:
+    for name in ("free", "silent"):
+        install(site, name, {f"{name}.py": b'"""Docs."""'})
+    (site / "free-1.2.dist-info/METADATA").write_text("Metadata-Version: 2.4\nName: free\nLicense-Expression: MIT\n")
+    source = PythonDocs(packages=("free", "silent"))
+    version = resolve_source(source, tmp_path / "cache")
+    licences = {"free": "MIT", "python": "PSF-2.0", "silent": None}
+    assert {name: package["licence"] for name, package in version["packages"].items()} == licences
+    found = {}
+    for unit in source_units(source, version):
+        some = {**unit, "files": unit["files"][:3]}
+        items = read_unit(some, "docs", 1000, tmp_path, lambda _: None).items
+        found[unit["package"]] = {item.licence for item in items if isinstance(item, Document)}
+    assert found == {name: {licence} for name, licence in licences.items()}
+
+
+def test_another_licence_is_another_version(site: Path, tmp_path: Path) -> None:
+    source = PythonDocs(stdlib=False, packages=("demo",))
+    install(site, "demo", {"demo.py": b'"""Docs."""'})
+    versions = []
+    for licence in ("MIT", "Apache-2.0"):
+        (site / "demo-1.2.dist-info/METADATA").write_text(f"Metadata-Version: 2.4\nLicense-Expression: {licence}\n")
+        versions.append(resolve_source(source, tmp_path / "cache"))
+    assert versions[0] != versions[1]
 
 
 def test_files_without_a_recorded_digest_are_read_for_the_version(site: Path, tmp_path: Path) -> None:

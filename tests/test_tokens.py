@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -23,8 +24,9 @@ import pytest
 from test_tokenizer import document, make_corpus, train, wide_tokenizer, working
 
 from gptcore.config import Runtime, Tokens
-from gptcore.text.documents import read_documents, write
-from gptcore.text.lines import Lines, in_blocks, index_lines, read_ends
+from gptcore.text.documents import read, read_documents, write
+from gptcore.text.line_sizes import index_sizes
+from gptcore.text.lines import BLOCK_BYTES, Lines, in_blocks, index_lines, read_ends
 from gptcore.text.token_shards import TokenShards
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.text.tokens import build_tokens
@@ -213,6 +215,32 @@ def test_a_seed_orders_the_documents_and_stands_in_the_index(tmp_path: Path, cor
         assert first == same, "whatever the size of shards"
         assert sum(a == b for a, b in zip(first, texts, strict=True)) < 5
         assert sum(a == b for a, b in zip(first, other, strict=True)) < 5
+
+
+def test_licences_change_no_shard(corpus: Path, tokenizer: Path, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus, tmp_path / "corpus")
+    licences = (None, "MIT", 'one of "several\\", "licence": "no"', "Lizenz für Käufer")
+    for path in (tmp_path / "corpus" / "documents").iterdir():
+        found = list(map(read, path.read_bytes().splitlines()))
+        named = (replace(d, licence=licences[n % len(licences)]) for n, d in enumerate(found))
+        path.write_bytes(b"".join(map(write, named)))
+    build(tmp_path / "out", tmp_path / "corpus", tokenizer)
+    assert results(tmp_path / "out") == results(whole) and len(results(whole)) > 20
+
+
+def test_sizes_of_lines_are_those_of_lines_without_a_licence(tmp_path: Path) -> None:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    said = 'He wrote , "licence": "MIT", and meant it.'
+    plain = [document(n, said * n) for n in range(400)]
+    lines = b"".join(write(replace(d, licence="MIT" if n % 3 else None)) for n, d in enumerate(plain))
+    (folder / "train-00000.jsonl").write_bytes(lines)
+    (folder / "train-00001.jsonl").write_bytes(write(replace(plain[0], licence="MIT"))[:-1])
+    index_lines(tmp_path, "train", tmp_path / "lines")
+    index_sizes(tmp_path, "train", tmp_path / "lines", tmp_path / "sizes")
+    sizes = [*(len(write(d)) for d in plain), len(write(plain[0])) - 1]
+    assert len(lines) > 2 * BLOCK_BYTES
+    assert read_ends(tmp_path / "sizes").tolist() == np.cumsum(sizes).tolist()
 
 
 def test_lines_are_read_by_number_across_files(corpus: Path, tmp_path: Path) -> None:

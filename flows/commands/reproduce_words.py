@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-from flows.commands.tracked_runs import aligned
+from flows.commands.tables import aligned
 from gptcore.stages import OUTSIDE_DIGEST
 from gptcore.verdicts import Verdict, first_difference
 

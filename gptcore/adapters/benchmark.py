@@ -16,6 +16,7 @@ from gptcore.adapters.lm_eval import GptmillLM
 from gptcore.adapters.lm_eval_tasks import OWN_TASKS, MemoryTask, SkillTask, load_standard, run_tasks
 from gptcore.config import Benchmark, Finetune, Skill
 from gptcore.evaluation.baselines import baseline
+from gptcore.evaluation.headline import headline_name
 from gptcore.evaluation.overlap import OverlapCounter
 from gptcore.evaluation.scores import mean_stderr, ratio_stderr, score
 from gptcore.hardware import resolve_device
@@ -83,11 +84,12 @@ def _heldout(lm: GptmillLM, config: Benchmark, work: Work) -> dict[str, Any]:
     )
     if not documents:
         raise ValueError("the corpus has no test documents; set corpus.held_out or corpus.test_share")
-    task = MemoryTask("heldout", [{"id": document.id, "text": document.text} for document in documents])
+    task = MemoryTask("heldout", [{"id": d.id, "group": d.group, "text": d.text} for d in documents])
     samples = []
     for sample in run_tasks(lm, {"tasks": {"heldout": task}}, config.seed)["samples"]["heldout"]:
         nats, size = sample["bits_per_byte"]
-        samples.append({"id": sample["doc"]["id"], "bytes": size, "bits": round(-nats / math.log(2), DIGITS)})
+        doc, bits = sample["doc"], round(-nats / math.log(2), DIGITS)
+        samples.append({"id": doc["id"], "group": doc["group"], "bytes": size, "bits": bits})
     value, stderr = ratio_stderr([(sample["bits"], sample["bytes"]) for sample in samples])
     return {
         "task": "heldout",
@@ -124,6 +126,7 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
         samples.append(
             {
                 "id": item.id,
+                "group": item.group,
                 "kind": item.kind,
                 "fields": item.fields,
                 "target": item.target,
@@ -178,6 +181,7 @@ def standard(lm: GptmillLM, name: str, config: Benchmark, folders: Sequence[Path
         samples = [
             {
                 "id": sample["doc_id"],
+                "document": sample["doc_hash"],
                 "filter": sample["filter"],
                 "target": sample["target"],
                 "responses": sample["filtered_resps"],
@@ -200,17 +204,12 @@ def _rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def _headline(tasks: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, float]:
-    """`qa/exact_match`, `qa/exact_match_type`, ... of the model tuned for it; any other score ends in the model's name.
-
-    So `qa/exact_match_base` and `heldout/bits_per_byte_qa` stand side by side on the parent run.
-    """
+    """Every figure under its headline name: `qa/exact_match_base` and `heldout/bits_per_byte_qa` stand side by side."""
     headline: dict[str, float] = {}
 
     def put(task: str, name: str, ending: str, value: float | None) -> None:
-        stem, stderr = name.removesuffix("_stderr"), "_stderr" if name.endswith("_stderr") else ""
-        of_model = task != model and not stem.endswith("_baseline") and stem != "overlap_13gram"
         if value is not None:
-            headline[f"{task}/{stem}{ending}{f'_{model}' if of_model else ''}{stderr}"] = value
+            headline[headline_name(task, name, ending, model)] = value
 
     for task, result in tasks.items():
         for name, value in result["metrics"].items():

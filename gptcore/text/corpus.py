@@ -17,8 +17,8 @@ from gptcore.text.corpus_table import read_table
 from gptcore.text.corpus_units import SKIPS, Unit, harvest_units, plan_units, step_units, sweep_torn
 from gptcore.text.data_card import data_card
 from gptcore.text.data_card_page import data_card_page
+from gptcore.text.distributions import STDLIB, canonical_name
 from gptcore.text.documents import Document
-from gptcore.text.python_docs import STDLIB, canonical_name
 from gptcore.text.sources import Version, read_unit, source_units
 from gptcore.work import Outcome, Work
 

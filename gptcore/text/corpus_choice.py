@@ -12,8 +12,8 @@ from gptcore.config import Corpus
 from gptcore.text.comparing import Benchmarks, drop_contaminated, drop_near_duplicates
 from gptcore.text.corpus_table import DROPPED, PRIORITY, Codes, Table, draw_splits, repeated
 from gptcore.text.corpus_units import SKIPS, Unit
+from gptcore.text.distributions import canonical_name
 from gptcore.text.mixture import mixture
-from gptcore.text.python_docs import canonical_name
 from gptcore.work import Work
 
 

@@ -26,7 +26,7 @@ from gptcore.work import Work
 
 SKIPS = ("undecodable", "unparsable", "no_text", "too_long", "truncated", "missing", *FILE_PROBLEMS, *WEB_PROBLEMS)
 """Kinds of items that give no document."""
-HARVEST_VERSION = 1
+HARVEST_VERSION = 2
 """Raised when the same source gives other blocks."""
 SIGNATURES_VERSION = 1
 """Raised when the same text gives another signature."""
@@ -58,6 +58,12 @@ class Unit:
         """The distribution, for python_docs."""
         package: str | None = self.unit["package"]
         return package
+
+    @property
+    def licence(self) -> str | None:
+        """Under which its text stands, where that is known."""
+        licence: str | None = self.unit.get("licence")
+        return licence
 
     def count(self, kind: str) -> int:
         """How many items of a kind (found, cut, too_short, a problem)."""

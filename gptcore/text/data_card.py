@@ -14,9 +14,9 @@ from gptcore.text.corpus_choice import Choice
 from gptcore.text.corpus_files import Files
 from gptcore.text.corpus_table import PRIORITY, Table
 from gptcore.text.corpus_units import SKIPS, Unit, step_records
+from gptcore.text.distributions import canonical_name
 from gptcore.text.documents import SPLITS, read
 from gptcore.text.harvest import PREFIX
-from gptcore.text.python_docs import canonical_name
 from gptcore.text.sources import Version
 
 EXAMPLES = 3
@@ -24,6 +24,8 @@ EXAMPLES = 3
 SAMPLES = 5
 """Documents that are shown of each split."""
 SAMPLE_CHARS = 400
+UNKNOWN = "unknown"
+"""In the place of a licence."""
 
 
 def data_card(
@@ -38,10 +40,12 @@ def data_card(
     spans = list(zip(table.units, table.units[1:], strict=False))
     by_source: dict[int, list[tuple[int, int]]] = {number: [] for number in range(len(versions))}
     by_package: dict[str, list[tuple[int, int]]] = {}
+    by_licence: dict[str, list[tuple[int, int]]] = {}
     for unit, span in zip(units, spans, strict=True):
         by_source[unit.source].append(span)
         if unit.package is not None:
             by_package.setdefault(unit.package, []).append(span)
+        by_licence.setdefault(unit.licence or UNKNOWN, []).append(span)
     packages = {name: known for version in versions for name, known in version.get("packages", {}).items()}
     held_out = set(map(canonical_name, config.held_out))
     steps = _steps(config, units)
@@ -67,11 +71,13 @@ def data_card(
         "packages": {
             name: {
                 "version": packages[name]["version"],
+                "licence": packages[name]["licence"],
                 "held_out": name in held_out,
                 **_tally(table, choice, spans),
             }
             for name, spans in by_package.items()
         },
+        "licences": {name: _tally(table, choice, spans) for name, spans in sorted(by_licence.items())},
         "steps": steps,
         **choice.notes,
         "lengths": _lengths(table, choice),

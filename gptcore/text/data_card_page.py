@@ -58,6 +58,7 @@ def _sources(card: dict[str, Any]) -> Markup:
         (
             name,
             of["version"],
+            of["licence"] or "",
             "yes" if of["held_out"] else "",
             f"{sum(of['documents'].values()):,}",
             f"{sum(of['bytes'].values()):,}",
@@ -65,8 +66,13 @@ def _sources(card: dict[str, Any]) -> Markup:
         for name, of in sorted(card["packages"].items())
     ]
     if packages:
-        listed = table(("package", "version", "held out", "documents", "bytes"), packages, (3, 4))
+        listed = table(("package", "version", "licence", "held out", "documents", "bytes"), packages, (4, 5))
         pieces.append(folded(f"Packages and their versions: {len(packages)}", listed))
+    licences = [
+        (name, f"{sum(of['documents'].values()):,}", f"{sum(of['bytes'].values()):,}")
+        for name, of in sorted(card["licences"].items(), key=lambda item: -sum(item[1]["bytes"].values()))
+    ]
+    pieces.append(folded(f"Licences: {len(licences)}", table(("licence", "documents", "bytes"), licences, (1, 2))))
     return joined(pieces)
 
 

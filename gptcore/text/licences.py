@@ -1,28 +1,21 @@
 """Under which licence, and in which language, the sources of a corpus stand, as far as they say so themselves.
 
-Nothing is fetched: distributions are asked by their installed metadata, datasets of the hub by the card that streaming
-them has left in the cache.
+Nothing is fetched: the licences of distributions stand in the corpus's data card, those of datasets of the hub in the
+card that streaming them has left in the cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PathDistribution
 from pathlib import Path
 from typing import Any
 
 from gptcore.text.hub import local_folder
-from gptcore.text.python_docs import STDLIB, installed
 from gptcore.text.wikipedia import LICENCE as WIKIPEDIA_LICENCE
 
-STDLIB_LICENCE = "PSF-2.0"
-"""Of Python and its documentation (docs.python.org/3/license.html)."""
 DOCS_LANGUAGE = "en"
 """Of docstrings: PEP 8 asks for English."""
-OSI = "License :: OSI Approved :: "
-LONGEST = 80
-"""Characters of a License field that names a licence; longer ones hold its text."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +44,7 @@ def origins(sources: list[dict[str, Any]], data_card: Mapping[str, Any]) -> Iter
     """
     for name, package in sorted(data_card["packages"].items()):
         if package["documents"]["train"]:
-            licence = package_licence(name, package["version"])
-            yield _origin("python_docs", name, package["version"], package, licence, (DOCS_LANGUAGE,))
+            yield _origin("python_docs", name, package["version"], package, package["licence"], (DOCS_LANGUAGE,))
     for source, read in zip(sources, data_card["sources"], strict=True):
         version = read["version"]
         match source["kind"]:
@@ -73,22 +65,6 @@ def _origin(
     kind: str, name: str, version: str, read: Mapping[str, Any], licence: str | None, languages: tuple[str, ...]
 ) -> Origin:
     return Origin(kind, name, version, read["documents"]["train"], read["bytes"]["train"], licence, languages)
-
-
-def package_licence(name: str, version: str) -> str | None:
-    """What the installed distribution says; None where it says nothing, or another version is installed now."""
-    if name == STDLIB:
-        return STDLIB_LICENCE
-    package = installed().get(name)
-    if package is None or package.version != version:
-        return None
-    fields = PathDistribution(Path(package.info)).metadata.json
-    if expression := fields.get("license_expression"):
-        return str(expression)
-    if (own := str(fields.get("license", "")).strip()) and len(own) <= LONGEST and own.upper() != "UNKNOWN":
-        return own
-    approved = [line.removeprefix(OSI) for line in fields.get("classifier", ()) if line.startswith(OSI)]
-    return ", ".join(approved) or None
 
 
 def dataset_card(dataset: str, commit: str | None) -> dict[str, Any]:

@@ -10,72 +10,26 @@ import inspect
 import io
 import os
 import platform
-import re
-import sys
 import sysconfig
 import tokenize
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from gptcore.text.digests import DigestCache
+from gptcore.text.distributions import STDLIB, STDLIB_LICENCE, Installed, canonical_name, declared_licence, installed
 from gptcore.text.documents import Document, Problem
 
 if TYPE_CHECKING:
     from gptcore.config_sources import PythonDocs
 
-STDLIB = "python"
-"""The package name of the standard library's documents."""
 NOT_DOCUMENTATION = frozenset(
     {"__pycache__", "site-packages", "dist-packages", "test", "tests", "_test", "_tests", "idle_test"}
 )
 """Folders left out: tests, caches, and other people's packages inside the standard library's folder."""
 UNIT_FILES = 150
 """Files in one unit of harvesting: small enough that two workers end together, large enough to be worth a part file."""
-
-
-@dataclass(frozen=True)
-class Installed:
-    """A distribution as its .dist-info folder describes it."""
-
-    name: str
-    """Canonical name (PEP 503)."""
-    version: str
-    root: str
-    """The folder that RECORD's paths start from."""
-    info: str
-    """The .dist-info folder."""
-
-    @property
-    def record(self) -> str:
-        """The list of its files with their digests."""
-        return os.path.join(self.info, "RECORD")
-
-
-def canonical_name(name: str) -> str:
-    """One spelling of a distribution's name (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def installed() -> dict[str, Installed]:
-    """Every distribution on sys.path, by canonical name; the first one wins, as for imports.
-
-    Folder names are enough, and 20 times faster than importlib.metadata, which parses each METADATA as an e-mail.
-    """
-    found: dict[str, Installed] = {}
-    for root in sys.path:
-        try:
-            names = os.listdir(root or ".")
-        except OSError:
-            continue
-        for entry in names:
-            if entry.endswith(".dist-info"):
-                name, _, version = entry.removesuffix(".dist-info").partition("-")
-                info = Installed(canonical_name(name), version, root, os.path.join(root, entry))
-                found.setdefault(info.name, info)
-    return found
 
 
 def chosen(source: PythonDocs) -> list[Installed]:
@@ -135,7 +89,7 @@ def package_files(package: Installed) -> list[tuple[str, str]]:
 
 
 def resolve(source: PythonDocs, cache: DigestCache) -> dict[str, Any]:
-    """The source's version: Python's and each package's version and content digest.
+    """The source's version: Python's and each package's version, content digest and licence.
 
     Raises ValueError for a package that is not installed or holds no Python files.
     """
@@ -144,7 +98,7 @@ def resolve(source: PythonDocs, cache: DigestCache) -> dict[str, Any]:
     if source.stdlib:
         root = stdlib_root()
         lines = [f"{path},{cache.get(f'{root}/{path}')}" for path in stdlib_files()]
-        version["packages"][STDLIB] = {"version": platform.python_version(), "digest": _digest(lines)}
+        version["packages"][STDLIB] = _package(platform.python_version(), _digest(lines), STDLIB_LICENCE)
     for package in packages:
 
         def record_digest(_record: Path, package: Installed = package) -> dict[str, Any]:
@@ -161,41 +115,55 @@ def resolve(source: PythonDocs, cache: DigestCache) -> dict[str, Any]:
         if known["unhashed"]:
             hashed = [f"{path},{cache.get(os.path.join(package.root, path))}" for path in known["unhashed"]]
             digest = _digest([digest, *hashed])
-        version["packages"][package.name] = {"version": package.version, "digest": digest}
+        licence = declared_licence(package, cache)
+        version["packages"][package.name] = _package(package.version, digest, licence)
     if not version["packages"]:
         raise ValueError("python_docs with stdlib: false and no packages has nothing to read; name packages")
     return version
+
+
+def _package(version: str, digest: str, licence: str | None) -> dict[str, Any]:
+    return {"version": version, "digest": digest, "licence": licence}
 
 
 def _digest(lines: list[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def units(source: PythonDocs) -> list[dict[str, Any]]:
-    """The work, in corpus order: {"package", "root", "files"} with at most UNIT_FILES files each."""
+def units(source: PythonDocs, version: dict[str, Any]) -> list[dict[str, Any]]:
+    """The work, in corpus order: {"package", "root", "files", "licence"} with at most UNIT_FILES files each."""
     listed: list[tuple[str, str, list[str]]] = []
     if source.stdlib:
         listed.append((STDLIB, stdlib_root(), stdlib_files()))
     listed += [(p.name, p.root or os.getcwd(), [path for path, _ in package_files(p)]) for p in chosen(source)]
     return [
-        {"package": package, "root": root, "files": files[first : first + UNIT_FILES]}
+        {
+            "package": package,
+            "root": root,
+            "files": files[first : first + UNIT_FILES],
+            "licence": version["packages"][package]["licence"],
+        }
         for package, root, files in listed
         for first in range(0, len(files), UNIT_FILES)
     ]
 
 
-def read_unit(package: str, root: str, files: list[str], label: str) -> Iterator[Document | Problem]:
-    """The documents of some files, in order of file and line."""
+def read_unit(
+    package: str, root: str, files: list[str], label: str, licence: str | None = None
+) -> Iterator[Document | Problem]:
+    """The documents of some files, in order of file and line; `licence` is the package's."""
     for path in files:
         try:
             data = Path(root, path).read_bytes()
         except OSError:
             yield Problem("missing", f"{package}: {path}")
             continue
-        yield from read_module(data, package, path, label)
+        yield from read_module(data, package, path, label, licence)
 
 
-def read_module(data: bytes, package: str, path: str, label: str) -> Iterator[Document | Problem]:
+def read_module(
+    data: bytes, package: str, path: str, label: str, licence: str | None = None
+) -> Iterator[Document | Problem]:
     """One document per docstring of a module's source, in order of line.
 
     `path` is relative, with forward slashes. A source that cannot be decoded or parsed is one Problem.
@@ -217,7 +185,7 @@ def read_module(data: bytes, package: str, path: str, label: str) -> Iterator[Do
     module = module_name(path)
     for name, line, raw in docstrings(tree, module):
         id = f"{label}/{package}/{path}:{line}"
-        yield Document(id, "python_docs", module, package, name, inspect.cleandoc(raw))
+        yield Document(id, "python_docs", module, package, name, inspect.cleandoc(raw), licence=licence)
 
 
 def module_name(path: str) -> str:

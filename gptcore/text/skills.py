@@ -97,6 +97,8 @@ class Prompt:
     """Tokens of the field that `Skill.truncate` names."""
     lost: int
     """How many of them, from the end, found no room."""
+    head: int
+    """Tokens up to that field's end: those that questions about one text have in common."""
 
 
 def encode_example(
@@ -111,7 +113,12 @@ def encode_example(
     The target is never cut, and ends with the end-of-text token; without a target it is empty.
     """
     prompt = encode_prompt(skill, fields, tokenizer, max_input_tokens).tokens
-    return prompt, [] if target is None else [*tokenizer.encode(target), tokenizer.eot]
+    return prompt, [] if target is None else encode_target(target, tokenizer)
+
+
+def encode_target(target: str, tokenizer: TextTokenizer) -> list[int]:
+    """The ids of a right output, and the end-of-text token."""
+    return [*tokenizer.encode(target), tokenizer.eot]
 
 
 def encode_prompt(skill: Skill, fields: Mapping[str, str], tokenizer: TextTokenizer, max_input_tokens: int) -> Prompt:
@@ -148,4 +155,5 @@ def encode_prompt(skill: Skill, fields: Mapping[str, str], tokenizer: TextTokeni
                 f"the limit is {max_input_tokens}; shorten {others}, or raise max_input_tokens"
             )
         encoded[shortened] = given[: len(given) - excess]
-    return Prompt([token for part in encoded for token in part], len(given), excess)
+    head = sum(map(len, encoded[: shortened + 1]))
+    return Prompt([token for part in encoded for token in part], len(given), excess, head)

@@ -52,7 +52,7 @@ def resolve_source(source: Source, cache_dir: Path) -> Version:
 def source_units(source: Source, version: Version) -> list[dict[str, Any]]:
     """The units of work of a source, in corpus order: JSON-able, each with its "kind", and "package" or None."""
     if source.kind == "python_docs":
-        found = python_docs.units(source)
+        found = python_docs.units(source, version)
     elif source.kind == "files":
         found = files.units(source, version)
     elif source.kind == "hub":
@@ -99,7 +99,7 @@ def read_unit(
 ) -> Reading:
     """Begin, or go on after `done` items, to read a unit; downloads go to `scratch`."""
     if unit["kind"] == "python_docs":
-        items = python_docs.read_unit(unit["package"], unit["root"], unit["files"], label)
+        items = python_docs.read_unit(unit["package"], unit["root"], unit["files"], label, unit["licence"])
         for _ in range(done):
             next(items)
         return Reading(items)

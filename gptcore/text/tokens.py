@@ -18,6 +18,7 @@ import numpy as np
 
 from gptcore.config import Tokens
 from gptcore.durable import sha256_file, write_json, writing
+from gptcore.text.line_sizes import index_sizes
 from gptcore.text.lines import index_lines, read_ends
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.text.workers import Message, spread_tasks
@@ -41,7 +42,9 @@ def build_tokens(config: Tokens, work: Work) -> Outcome:
     tokenizer = TextTokenizer.load(work.inputs["tokenizer"])
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     for split in SPLITS:
-        index_lines(work.inputs["corpus"], split, work.scratch / f"{split}.lines")
+        lines = work.scratch / f"{split}.lines"
+        index_lines(work.inputs["corpus"], split, lines)
+        index_sizes(work.inputs["corpus"], split, lines, lines.with_suffix(".sizes"))
     tasks = {split: _plan(config, work, split, dtype) for split in SPLITS}
     if not tasks["train"]:
         raise ValueError("the corpus has no training documents; add sources, or lower corpus.min_chars")
@@ -89,7 +92,7 @@ def _plan(config: Tokens, work: Work, split: str, dtype: np.dtype[Any]) -> list[
     In the corpus's order the shards are equal in bytes, shuffled in documents, but for a document more or less.
     """
     index = work.scratch / f"{split}.lines"
-    ends = read_ends(index)
+    ends = read_ends(index.with_suffix(".sizes"))
     if not len(ends):
         return []
     shards = -(-int(ends[-1]) // config.shard_bytes)

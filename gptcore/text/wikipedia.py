@@ -64,13 +64,14 @@ def resolve(source: Wikipedia, cache: DigestCache) -> dict[str, Any]:
 
 
 def units(source: Wikipedia, version: dict[str, Any]) -> list[dict[str, Any]]:
-    """The work, one dump file each: {"files": [{"path", "name", "sha256"}], "bytes", "max_documents"}."""
+    """The work, one dump file each: {"files": [{"path", "name", "sha256"}], "bytes", "max_documents", "licence"}."""
     digests = dict(version["files"])
     return [
         {
             "files": [{"path": str(path), "name": name, "sha256": digests.get(name)}],
             "bytes": path.stat().st_size,
             "max_documents": source.max_documents,
+            "licence": LICENCE,
         }
         for name, path in files.expand(source, check_name)
     ]

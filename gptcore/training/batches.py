@@ -118,13 +118,19 @@ class WindowBatches:
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and the answer to learn."""
+    """A prompt and the answer to learn, and what may follow: further prompts and answers, each seeing all before."""
 
     prompt: Sequence[int]
     target: Sequence[int]
+    then: tuple[Example, ...] = ()
+
+    @property
+    def turns(self) -> tuple[Example, ...]:
+        """Itself, and what follows it."""
+        return (self, *self.then)
 
     def __len__(self) -> int:
-        return len(self.prompt) + len(self.target)
+        return sum(len(turn.prompt) + len(turn.target) for turn in self.turns)
 
 
 def lay(rows: Sequence[Sequence[Example]]) -> Batch:
@@ -142,11 +148,13 @@ def lay(rows: Sequence[Sequence[Example]]) -> Batch:
     for row, examples in enumerate(rows):
         begin = 0
         for example in examples:
-            ids = [*example.prompt, *example.target]
-            end = begin + len(ids) - 1
+            ids: list[int] = []
+            for turn in example.turns:
+                ids += (*turn.prompt, *turn.target)
+                end = begin + len(ids) - 1
+                answer = slice(end - len(turn.target), end)
+                targets[row, answer], weights[row, answer] = turn.target, 1 / len(turn.target)
             inputs[row, begin:end] = ids[:-1]
-            answer = slice(end - len(example.target), end)
-            targets[row, answer], weights[row, answer] = example.target, 1 / len(example.target)
             positions[row, begin:] = np.arange(length - begin)
             tokens += end - begin
             begin = end

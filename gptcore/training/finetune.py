@@ -14,7 +14,7 @@ from gptcore import durable
 from gptcore.config import Finetune, Skill
 from gptcore.model.weights import load_model, read_config
 from gptcore.text.documents import read_documents
-from gptcore.text.skills import encode_example, items, sample_items
+from gptcore.text.skills import encode_prompt, encode_target, items, sample_items
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.training.batches import Batch, Example, ExampleBatches
 from gptcore.training.device import arithmetic, torch_dtype
@@ -25,6 +25,7 @@ from gptcore.training.loop import Job, train
 from gptcore.training.lora import ADAPTER_FILES, Adapter
 from gptcore.training.packing import PackedBatches
 from gptcore.training.pretrain import finish
+from gptcore.training.rows import Rows, beside_their_like
 from gptcore.training.team import team_of
 from gptcore.work import Outcome, Work
 
@@ -57,7 +58,7 @@ def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
                 f"finetune.{skill.name}: max_input_tokens + max_target_tokens {longest} exceeds the base model's "
                 f"context of {model.config.context}"
             )
-        data = examples(config, skill, tokenizer, work)
+        data = examples(config, skill, tokenizer, model.config.context, work)
         adapter = Adapter(model, config) if config.method == "lora" else None
         team.place(model, device)
         dtype = torch_dtype(config.dtype, device)
@@ -73,7 +74,7 @@ def finetune(config: Finetune, skill: Skill, work: Work) -> Outcome:
         if team.writes:
             adapter.save(work.directory)
         adapter.merge()
-    metrics[f"{job.name}/items"] = float(len(data.train))
+    metrics[f"{job.name}/items"] = float(sum(len(example.turns) for example in data.train))
     limits = {"max_input_tokens": config.max_input_tokens, "max_target_tokens": config.max_target_tokens}
     if team.writes:
         durable.write_json(work.directory / "skill.json", skill.model_dump(mode="json") | limits)
@@ -96,14 +97,19 @@ class Data:
     validation: list[Example]
 
 
-def examples(config: Finetune, skill: Skill, tokenizer: TextTokenizer, work: Work) -> Data:
-    """Encode the items of both splits, as many as the run can see; one that is too long is left out, and counted."""
+def examples(config: Finetune, skill: Skill, tokenizer: TextTokenizer, context: int, work: Work) -> Data:
+    """Encode the items of both splits, as many as the run can see; one that is too long is left out, and counted.
+
+    context: tokens of a row at most, where items share one.
+    """
     corpus, key = work.inputs["corpus"], f"finetune-{config.seed}"
 
-    def encoded(split: str, most_items: int, most_tokens: int, most_alike: int) -> list[Example]:
+    def encoded(split: str, most_items: int, most_tokens: int, most_alike: int, shared: bool = False) -> list[Example]:
         """An even sample, in hash order, until it holds so many tokens."""
         found = sample_items(items(skill, read_documents(corpus, split)), most_items, key)
-        result, tokens, too_long = [], 0, 0
+        if shared:
+            found = beside_their_like(found, skill.truncate)
+        rows, tokens, too_long = Rows(context if shared else 0), 0, 0
         alike: Counter[str] = Counter()
         for item in found:
             if tokens >= most_tokens:
@@ -113,24 +119,27 @@ def examples(config: Finetune, skill: Skill, tokenizer: TextTokenizer, work: Wor
                 if alike[item.target] > most_alike:
                     continue
             try:
-                pair = encode_example(skill, item.fields, item.target, tokenizer, config.max_input_tokens)
+                prompt = encode_prompt(skill, item.fields, tokenizer, config.max_input_tokens)
             except ValueError:  # the question alone is over the limit
                 too_long += 1
                 continue
-            if len(pair[1]) > config.max_target_tokens:
+            target = encode_target(item.target, tokenizer)
+            if len(target) > config.max_target_tokens:
                 too_long += 1
                 continue
-            result.append(Example(*pair))
-            tokens += len(result[-1])
+            tokens += rows.add(prompt, target)
         if too_long:
             work.say(f"{too_long} of {len(found)} {skill.name} items of the {split} split left out: too long")
-        return result
+        if shared:
+            work.say(f"{rows.items} items in {len(rows.examples)} rows of one text each")
+        return rows.examples
 
     train_items = encoded(
         "train",
         config.max_items or sys.maxsize,
         config.steps * config.batch_tokens,
         config.max_per_answer or sys.maxsize,
+        config.share_context,
     )
     validation = encoded("validation", sys.maxsize, config.eval_tokens, sys.maxsize)
     if not validation:
@@ -148,7 +157,6 @@ def examples(config: Finetune, skill: Skill, tokenizer: TextTokenizer, work: Wor
 def _digest(data: Data) -> str:
     digest = hashlib.sha256()
     for part in (data.train, data.validation):
-        for example in part:
-            for ids in (example.prompt, example.target):
-                digest.update(np.array([len(ids), *ids], dtype=np.int32).tobytes())
+        for ids in (ids for example in part for turn in example.turns for ids in (turn.prompt, turn.target)):
+            digest.update(np.array([len(ids), *ids], dtype=np.int32).tobytes())
     return digest.hexdigest()

@@ -12,6 +12,7 @@ from gptcore import durable
 from gptcore.config import Model, Pretrain
 from gptcore.model.families import build
 from gptcore.model.gpt import GPT, GPTConfig, parameter_count
+from gptcore.model.induction import with_induction
 from gptcore.model.weights import load_model, save_model
 from gptcore.text.token_shards import TokenShards
 from gptcore.training.batches import WindowBatches
@@ -48,7 +49,7 @@ def pretrain(model: Model, config: Pretrain, work: Work) -> Outcome:
     held_out = held_out_windows(validation, token_bytes, model.context, config.eval_tokens)
     with arithmetic(work.runtime) as device:
         dtype = torch_dtype(config.dtype, device)
-        gpt = team.place(_first(model, shape, config.seed, work), device)
+        gpt = team.place(_first(model, shape, config, work), device)
         job = Job(
             name="pretrain",
             config=config,
@@ -62,10 +63,11 @@ def pretrain(model: Model, config: Pretrain, work: Work) -> Outcome:
     return finish(gpt, work, work.inputs["tokenizer"], metrics)
 
 
-def _first(model: Model, shape: GPTConfig, seed: int, work: Work) -> GPT:
+def _first(model: Model, shape: GPTConfig, config: Pretrain, work: Work) -> GPT:
     """The network before its first update."""
     if model.init is None:
-        return build(shape).initialise(seed)
+        drawn = build(shape).initialise(config.seed)
+        return with_induction(drawn) if config.start == "induction" else drawn
     gpt = load_model(work.scratch / START)
     if gpt.config != shape:
         raise ValueError(f"the model of {model.init} is {gpt.config}, the preset and its tokens ask for {shape}")
