@@ -195,6 +195,7 @@ class Session:
             ),
             on_say=lambda line: self.display.say(f"{stage.name}: {line}"),
             kept=self._kept(stage),
+            cache=self.home / "cache",
             spread=self._spread(),
         )
         run = self.tracking.open_stage(stage.name, planned, directory, self._tags(planned))
