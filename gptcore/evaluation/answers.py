@@ -21,13 +21,25 @@ def answers(
     decoding: Decoding | None = None,
     texts: Sequence[str] = (),
 ) -> list[str]:
-    """One answer to every prompt, without its end-of-text token.
-
-    limits: new tokens at most. texts: what each prompt is about, which a `decoding` may look at. What is drawn follows
-    from the prompt alone, so that an answer is the same whatever stands beside it.
-    """
+    """One answer to every prompt, without its end-of-text token; arguments as those of `chosen_answers`."""
     if decoding is None:
         return [tokenizer.decode(answer.tokens) for (answer,) in generate(model, prompts, limits, {tokenizer.eot})]
+    return chosen_answers(model, tokenizer, prompts, limits, decoding, texts)
+
+
+def chosen_answers(
+    model: GPT,
+    tokenizer: TextTokenizer,
+    prompts: Sequence[Sequence[int]],
+    limits: int | Sequence[int],
+    decoding: Decoding,
+    texts: Sequence[str],
+) -> list[str]:
+    """Of several answers drawn to every prompt the one most like the others.
+
+    limits: new tokens at most. texts: what each prompt is about, whose first sentence may have a say. What is drawn
+    follows from the prompt alone, so that an answer is the same whatever stands beside it.
+    """
     draw, samples = Sampling(temperature=decoding.temperature), decoding.samples
     found = generate(model, prompts, limits, {tokenizer.eot}, draw, samples=samples)
     return [
