@@ -18,16 +18,14 @@ from gptcore.config import Benchmark, Finetune, Skill
 from gptcore.evaluation.baselines import baseline
 from gptcore.evaluation.headline import headline_name
 from gptcore.evaluation.overlap import OverlapCounter
-from gptcore.evaluation.scores import mean_stderr, ratio_stderr, score
+from gptcore.evaluation.scores import ratio_stderr, score
+from gptcore.evaluation.skill_scores import DIGITS, rounded, summed
 from gptcore.hardware import resolve_device
 from gptcore.model.weights import load_model
 from gptcore.text.documents import read_documents
 from gptcore.text.skills import Item, encode_example, even_sample, items, sample_items
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.work import Outcome, Work
-
-DIGITS = 6
-"""Decimals of a score in scores.json."""
 
 
 def benchmark(
@@ -95,7 +93,7 @@ def _heldout(lm: GptmillLM, config: Benchmark, work: Work) -> dict[str, Any]:
         "task": "heldout",
         "n": len(samples),
         "bytes": sum(sample["bytes"] for sample in samples),
-        "metrics": _rounded({"bits_per_byte": value, "bits_per_byte_stderr": stderr}),
+        "metrics": rounded({"bits_per_byte": value, "bits_per_byte_stderr": stderr}),
         "samples": samples,
     }
 
@@ -131,20 +129,22 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
                 "fields": item.fields,
                 "target": item.target,
                 "prediction": result["filtered_resps"][0],
-                "scores": _rounded({metric: result[metric] for metric in skill.metrics}),
+                "scores": rounded({metric: result[metric] for metric in skill.metrics if metric in result}),
                 "baseline": guess,
-                "baseline_scores": _rounded(score(skill.metrics, guess, item.target)),
+                "baseline_scores": rounded(score(skill.metrics, guess, item.right, skill.language)),
             }
         )
     kinds = sorted({item.kind for item in chosen})
-    per_kind = {kind: _summed(skill, [sample for sample in samples if sample["kind"] == kind]) for kind in kinds}
-    found = overlap.result()
+    per_kind = {
+        kind: summed(skill, [sample for sample in samples if sample["kind"] == kind], config.seed) for kind in kinds
+    }
+    found, whole = overlap.result(), summed(skill, samples, config.seed)
     return {
+        **whole,
         "task": skill.name,
-        "n": len(samples),
         "target_metric": skill.target_metric,
         "baseline": skill.baseline,
-        "metrics": _summed(skill, samples)["metrics"] | {"overlap_13gram": round(found.share, DIGITS)},
+        "metrics": whole["metrics"] | {"overlap_13gram": round(found.share, DIGITS)},
         "kinds": per_kind if len(kinds) > 1 else {},
         "overlap_13gram": {"n": found.items, "with_13_words": found.long_enough, "overlapping": found.overlapping},
         "samples": samples,
@@ -155,16 +155,6 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
 def _baseline(skill: Skill, corpus: Path) -> Callable[[Item], str]:
     """The trivial answers, once for all benchmarks of a pipeline: finding them reads every training document."""
     return baseline(skill, items(skill, read_documents(corpus, "train")))
-
-
-def _summed(skill: Skill, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and standard error of every metric, of the predictions and of the trivial answers."""
-    metrics: dict[str, float | None] = {}
-    for metric in skill.metrics:
-        for suffix, column in (("", "scores"), ("_baseline", "baseline_scores")):
-            mean, stderr = mean_stderr([sample[column][metric] for sample in samples])
-            metrics |= {f"{metric}{suffix}": mean, f"{metric}{suffix}_stderr": stderr}
-    return {"n": len(samples), "metrics": _rounded(metrics)}
 
 
 def standard(lm: GptmillLM, name: str, config: Benchmark, folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -190,17 +180,13 @@ def standard(lm: GptmillLM, name: str, config: Benchmark, folders: Sequence[Path
             for sample in results["samples"].get(task, [])
         ]
         plain = json.loads(json.dumps(samples, default=_plain))
-        found.append({"task": task, "n": values["sample_len"], "metrics": _rounded(metrics), "samples": plain})
+        found.append({"task": task, "n": values["sample_len"], "metrics": rounded(metrics), "samples": plain})
     return found
 
 
 def _plain(value: Any) -> Any:
     """NumPy's numbers as numbers, anything else as text."""
     return value.item() if hasattr(value, "item") else str(value)
-
-
-def _rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
-    return {name: None if value is None else round(float(value), DIGITS) for name, value in values.items()}
 
 
 def _headline(tasks: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, float]:

@@ -35,6 +35,13 @@ class Item:
     """What fills the template's placeholders."""
     target: str
     """The right output."""
+    answers: tuple[str, ...] = ()
+    """Every right output, where there are several."""
+
+    @property
+    def right(self) -> tuple[str, ...]:
+        """What a prediction is compared with."""
+        return self.answers or (self.target,)
 
 
 def _summaries(skill: Skill, document: Document) -> Iterator[Item]:
