@@ -357,6 +357,7 @@ EXECUTION: dict[str, Any] = {
     "runtime": True,
     "model": {"init"},  # where it lies; the digests of its files enter keys by themselves
     "tokenizer": {"take"},
+    "skills_folder": True,
     "pretrain": set(EXECUTION_OF_TRAINING),
     "finetune": {"__all__": set(EXECUTION_OF_TRAINING)},
 }
@@ -519,7 +520,9 @@ class Preset(Part):
     pretrain: Pretrain = Pretrain.model_construct()
     """Pretraining."""
     finetune: dict[str, Finetune] = Field(default_factory=dict)
-    """Fine-tuning, one entry a skill; its key is the skill's name (configs/skills)."""
+    """Fine-tuning, one entry a skill; its key is the skill's name (`skills_folder`, then configs/skills)."""
+    skills_folder: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Where skills of one's own are looked up, each NAME.yaml. None is `skills/` beside the preset's file."""
     benchmark: Benchmark = Benchmark.model_construct()
     """Measurements."""
     publish: Publish = Publish.model_construct()

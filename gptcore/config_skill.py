@@ -26,6 +26,8 @@ OF_DATA = frozenset(
     }
 )  # fmt: skip
 """Fields that decide which items a skill with `data` has, and nothing else: their effect is the items' own digest."""
+OF_ITEMS = frozenset({"labels", "truncate", "kinds", "min_input_chars", "max_target_chars"})
+"""Fields that decide it too, and how a model is asked or scored besides."""
 
 
 def _texts(value: Any) -> Any:
@@ -46,6 +48,12 @@ class SkillData(Part):
     validation and to test, where no other place is named as that split."""
     target: str | None = None
     """What stands in place of the target column in each of its rows."""
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> SkillData:
+        if self.source.kind in ("web", "wikipedia"):
+            raise ValueError(f"source kind {self.source.kind} has texts, no rows; take files, hub, url or python_docs")
+        return self
 
 
 def _places(value: Any) -> Any:

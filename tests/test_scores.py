@@ -72,8 +72,8 @@ def test_rouge_matches_a_hand_count() -> None:
 def test_score_gives_the_named_metrics() -> None:
     assert score(("exact_match", "f1"), "int", "int") == {"exact_match": 1.0, "f1": 1.0}
     assert list(score(("rougeL",), "a b", "a b")) == ["rougeL"]
-    with pytest.raises(ValueError, match="unknown metric bleu; there are: exact_match"):
-        score(("bleu",), "a", "b")
+    with pytest.raises(ValueError, match="unknown metric meteor; there are: exact_match"):
+        score(("meteor",), "a", "b")
 
 
 def test_mean_and_its_error() -> None:
@@ -179,6 +179,7 @@ def test_corpus_bleu_and_chrf_are_sacrebleus_with_the_languages_words() -> None:
     chinese = ["今天天气很好,我们去公园。"]
     assert corpus_score("bleu", chinese, chinese, 1, "zh") == (pytest.approx(100), None)
     assert corpus_score("bleu", chinese, chinese, 1)[0] < 100, "13a finds one word there, and no pair of words"
+    corpus_score("bleu", said, right, 1, "de")
     assert "tok:zh" in signature("bleu", "zh") and "tok:13a" in signature("bleu", "de")
     assert bleu_tokenizer("ja") in ("ja-mecab", "char") and bleu_tokenizer("th") == "char"
 

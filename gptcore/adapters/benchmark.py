@@ -23,7 +23,8 @@ from gptcore.evaluation.skill_scores import DIGITS, rounded, summed
 from gptcore.hardware import resolve_device
 from gptcore.model.weights import load_model
 from gptcore.text.documents import read_documents
-from gptcore.text.skills import Item, encode_example, even_sample, items, sample_items
+from gptcore.text.skill_items import items_of, stage_of
+from gptcore.text.skills import Item, encode_example, even_sample, sample_items
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.work import Outcome, Work
 
@@ -100,18 +101,20 @@ def _heldout(lm: GptmillLM, config: Benchmark, work: Work) -> dict[str, Any]:
 
 def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, work: Work) -> dict[str, Any]:
     """Scores of generated answers, in all and per kind, beside the trivial answers' and the overlap with training."""
-    corpus = work.inputs["corpus"]
-    chosen = sample_items(items(skill, read_documents(corpus, "test")), config.items, "benchmark")
+    chosen = sample_items(items_of(skill, work.inputs, "test"), config.items, "benchmark")
     if not chosen:
         raise ValueError(
             f"the test split holds no items for the skill {skill.name}; set corpus.held_out to packages that have some"
         )
     if len(chosen) < config.items:
         work.say(f"{skill.name}: the test split holds {len(chosen)} items, benchmark.items asks for {config.items}")
-    trivial = _baseline(skill, corpus)
+    trivial = _baseline(skill.model_dump_json(), work.inputs[stage_of(skill) or "corpus"])
     overlap = OverlapCounter([*item.fields.values(), item.target] for item in chosen)
-    for document in read_documents(corpus, "train"):
+    for document in read_documents(work.inputs["corpus"], "train"):
         overlap.add(document.text)
+    if skill.data:
+        for item in items_of(skill, work.inputs, "train"):
+            overlap.add("\n".join([*item.fields.values(), item.target]))
 
     def encode(item: Item) -> list[int]:
         return encode_example(skill, item.fields, None, lm.text, tuning.max_input_tokens)[0]
@@ -152,9 +155,10 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
 
 
 @functools.cache
-def _baseline(skill: Skill, corpus: Path) -> Callable[[Item], str]:
-    """The trivial answers, once for all benchmarks of a pipeline: finding them reads every training document."""
-    return baseline(skill, items(skill, read_documents(corpus, "train")))
+def _baseline(values: str, training: Path) -> Callable[[Item], str]:
+    """The trivial answers, once for all benchmarks of a pipeline: finding them reads every training item."""
+    skill = Skill.model_validate_json(values)
+    return baseline(skill, items_of(skill, {stage_of(skill) or "corpus": training}, "train"))
 
 
 def standard(lm: GptmillLM, name: str, config: Benchmark, folders: Sequence[Path]) -> list[dict[str, Any]]:

@@ -70,6 +70,7 @@ _EXTRACTORS: dict[str, Callable[[Skill, Document], Iterator[Item]]] = {
 
 def items(skill: Skill, documents: Iterable[Document]) -> Iterator[Item]:
     """Every pair that the documents hold, in their order; only the skill's kinds where it names some."""
+    assert skill.extractor is not None
     extract = _EXTRACTORS[skill.extractor]
     for document in documents:
         for item in extract(skill, document):
