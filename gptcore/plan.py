@@ -55,7 +55,7 @@ def resolve_sources(preset: Preset, home: Path) -> list[dict[str, Any]]:
     own = [resolve_rows(source, home / "cache") for source in skill_sources(preset)]
     for source, version in zip(skill_sources(preset), own, strict=True):
         write_json(_resolved_path(source, home), version)
-    return [*versions, *_start(preset, home), *own]
+    return [*versions, *start_version(preset, home), *own]
 
 
 def last_resolved(preset: Preset, home: Path) -> list[dict[str, Any]] | None:
@@ -65,10 +65,10 @@ def last_resolved(preset: Preset, home: Path) -> list[dict[str, Any]] | None:
     """
     versions = [read_json(_resolved_path(source, home)) for source in all_sources(preset.corpus)]
     own = [read_json(_resolved_path(source, home)) for source in skill_sources(preset)]
-    return None if None in [*versions, *own] else [*versions, *_start(preset, home), *own]
+    return None if None in [*versions, *own] else [*versions, *start_version(preset, home), *own]
 
 
-def _start(preset: Preset, home: Path) -> list[dict[str, Any]]:
+def start_version(preset: Preset, home: Path) -> list[dict[str, Any]]:
     """The version of `model.init` or `tokenizer.take`, where there is one."""
     init, take = preset.model.init, preset.tokenizer.take
     if init is None and take is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from gptcore.config import Preset
 from gptcore.durable import write_bytes
-from gptcore.evaluation.comparison import STDERR
+from gptcore.evaluation.headline import STDERR
 from gptcore.evaluation.report_data import corpus, published, tokenizer
 from gptcore.evaluation.report_lineage import asked, lineage, reproduce
 from gptcore.evaluation.report_plots import Line, curves

@@ -41,7 +41,8 @@ def resolve_rows(source: Source, cache_dir: Path) -> Version:
     if source.kind != "files":
         return resolve_source(source, cache_dir)
     with DigestCache(cache_dir) as cache:
-        return files.resolve(source, cache, row_format)
+        found = [[name, sha256] for name, _, sha256 in files.digests(source, cache, row_format)]
+    return {"kind": source.kind, "files": found}
 
 
 def read_rows(source: Source, version: Version, scratch: Path, tell: Callable[[dict[str, Any]], None]) -> Rows:
