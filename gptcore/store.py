@@ -70,6 +70,8 @@ class Manifest:
     notes: dict[str, Any] = field(default_factory=dict)
     joules: float | None = None
     """Energy of this machine's processors and GPUs over all attempts, where it could be read (gptcore/energy.py)."""
+    surroundings: dict[str, Any] = field(default_factory=dict)
+    """What it ran on, as found then: Python, the libraries, processor, GPU, threads. Empty in old manifests."""
 
     @staticmethod
     def parse(text: bytes) -> Manifest:
@@ -118,6 +120,14 @@ class Store:
         """Every readable manifest of a stage, oldest first, whole or not."""
         found = [_load(path.parent) for path in (self.root / stage).glob(f"*/{MANIFEST}")]
         return sorted((m for m in found if m is not None), key=lambda m: m.finished)
+
+    def holding(self, stage: str, digest: str) -> Path | None:
+        """Where a finished, whole output of this digest stands, whatever its key; None where it is not here."""
+        for manifest in reversed(self.manifests(stage)):
+            directory = self.directory(stage, manifest.key)
+            if manifest.output_digest == digest and problem_by_size(directory, manifest) is None:
+                return directory
+        return None
 
     def verify(self, manifest: Manifest, progress: Callable[[str], None] | None = None) -> None:
         """Read every byte again; raises Damaged at the first that differs."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from gptcore.config import Preset
 from gptcore.durable import write_bytes
-from gptcore.evaluation.comparison import STDERR
+from gptcore.evaluation.headline import STDERR
 from gptcore.evaluation.report_data import corpus, published, tokenizer
 from gptcore.evaluation.report_lineage import asked, lineage, reproduce
 from gptcore.evaluation.report_scores import Scores, benchmarks, read_scores, samples_of
