@@ -11,7 +11,8 @@ import torch
 from gptcore import load
 from gptcore.adapters.lm_eval import GptmillLM
 from gptcore.adapters.lm_eval_tasks import SkillTask, run_tasks
-from gptcore.config import Decoding, Runtime, Skill, Tokenizer
+from gptcore.config import Runtime, Skill, Tokenizer
+from gptcore.config_skill import Decoding
 from gptcore.evaluation.answers import answers
 from gptcore.evaluation.consensus import most_alike
 from gptcore.model.families import build

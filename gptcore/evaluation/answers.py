@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gptcore.config import Decoding
+from gptcore.config_skill import Decoding
 from gptcore.evaluation.baselines import lead_sentence
 from gptcore.evaluation.consensus import most_alike
 from gptcore.model.generate import generate

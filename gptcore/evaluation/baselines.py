@@ -14,7 +14,7 @@ SAMPLE = 20_000
 
 
 def lead_sentence(text: str) -> str:
-    """The first sentence of a text."""
+    """The first sentence of a text's first line."""
     return first_sentence(text.partition("\n")[0])
 
 
@@ -34,7 +34,8 @@ def most_frequent(training: Iterable[Item]) -> Callable[[Item], str]:
 
 
 def baseline(skill: Skill, training: Iterable[Item]) -> Callable[[Item], str]:
-    """What the skill's trivial method answers to an item; only most_frequent_answer reads the training items."""
-    if skill.baseline == "lead_sentence":
-        return lambda item: lead_sentence(item.fields["document"])
-    return most_frequent(training)
+    """What the skill's trivial method answers to an item; only the frequent ones read the training items."""
+    if skill.baseline in ("most_frequent_answer", "majority_label"):
+        return most_frequent(training)
+    said = lead_sentence if skill.baseline == "lead_sentence" else str
+    return lambda item: said(item.fields[skill.truncate])
