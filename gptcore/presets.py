@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import importlib.resources
 import re
 import types
@@ -96,9 +97,25 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
     for override in overrides:
         _apply(values, override)
     preset = validated(Preset, _with_size(_with_start(values, name), name), f"preset {name}")
-    for skill in preset.finetune:
-        load_skill(skill)
+    check_guard(preset, [load_skill(skill) for skill in preset.finetune])
     return preset
+
+
+def check_guard(preset: Preset, skills: Sequence[Skill]) -> None:
+    """Raises ConfigError for a name in `publish.guard` that nothing measured can have."""
+    known = ["heldout/bits_per_byte", *(f"{skill.name}/{metric}" for skill in skills for metric in skill.metrics)]
+    tasks = preset.benchmark.tasks
+
+    def possible(name: str) -> bool:
+        task, slash, metric = name.partition("/")
+        if any(fnmatch.fnmatchcase(figure, name) or name.startswith(f"{figure}_") for figure in known):
+            return True  # with an ending: one kind of item
+        members = any(fnmatch.fnmatchcase(given, task) or task.startswith(f"{given}_") for given in tasks)
+        return bool(slash and metric and members)
+
+    if wrong := [name for name in preset.publish.guard if not possible(name)]:
+        there = ", ".join([*known, *(f"{task}/METRIC" for task in tasks)])
+        raise ConfigError(f"publish.guard {', '.join(map(repr, wrong))} is not measured; there are: {there}")
 
 
 def _with_start(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
