@@ -51,7 +51,7 @@ def resolve_sources(preset: Preset, home: Path) -> list[dict[str, Any]]:
     versions = [resolve_source(source, home / "cache") for source in all_sources(preset.corpus)]
     for source, version in zip(all_sources(preset.corpus), versions, strict=True):
         write_json(_resolved_path(source, home), version)
-    return [*versions, *_start(preset, home)]
+    return [*versions, *start_version(preset, home)]
 
 
 def last_resolved(preset: Preset, home: Path) -> list[dict[str, Any]] | None:
@@ -60,10 +60,10 @@ def last_resolved(preset: Preset, home: Path) -> list[dict[str, Any]] | None:
     Loading the preset has looked at `model.init` and `tokenizer.take` already, so their version is always today's.
     """
     versions = [read_json(_resolved_path(source, home)) for source in all_sources(preset.corpus)]
-    return None if None in versions else [*versions, *_start(preset, home)]
+    return None if None in versions else [*versions, *start_version(preset, home)]
 
 
-def _start(preset: Preset, home: Path) -> list[dict[str, Any]]:
+def start_version(preset: Preset, home: Path) -> list[dict[str, Any]]:
     """The version of `model.init` or `tokenizer.take`, where there is one."""
     init, take = preset.model.init, preset.tokenizer.take
     if init is None and take is None:

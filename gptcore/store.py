@@ -68,6 +68,8 @@ class Manifest:
     mlflow_run_id: str | None
     mlflow_parent_run_id: str | None
     notes: dict[str, Any] = field(default_factory=dict)
+    surroundings: dict[str, Any] = field(default_factory=dict)
+    """What it ran on, as found then: Python, the libraries, processor, GPU, threads. Empty in old manifests."""
 
     @staticmethod
     def parse(text: bytes) -> Manifest:
