@@ -1,4 +1,4 @@
-"""The gate with evidence: pairs, guarded figures, and champions whose samples lie in the store, in MLflow, or nowhere."""
+"""The gate with evidence: pairs, guarded figures, champions whose samples lie in the store, in MLflow, or nowhere."""
 
 from __future__ import annotations
 
