@@ -34,9 +34,10 @@ def benchmark(
 ) -> Outcome:
     """Measure the model of `work.inputs[model_stage]`: held-out bits per byte, its skills, and standard tasks.
 
-    The base model (stage pretrain) is measured on every skill, a tuned one on its own. Leaves scores.json and a
-    samples-<task>.jsonl for each task; a finished task is a unit that a resume keeps. Raises ValueError when the test
-    split holds nothing to measure on, and for a standard task that cannot be loaded.
+    The base model (stage pretrain) is measured on every skill, by its likeliest tokens: it ends no answer, and drawing
+    many long ones takes minutes. A tuned model is measured on its own skill, decoded as that says. Leaves scores.json
+    and a samples-<task>.jsonl for each task; a finished task is a unit that a resume keeps. Raises ValueError when the
+    test split holds nothing to measure on, and for a standard task that cannot be loaded.
     """
     base = model_stage == "pretrain"
     own = sorted(skills) if base else [model_stage.removeprefix("finetune-")]
@@ -51,7 +52,8 @@ def benchmark(
             if sort == "heldout":
                 found = [_heldout(lm, config, work)]
             elif sort == "skill":
-                found = [_skill(lm, skills[name], finetune[name], config, work)]
+                asked = skills[name].model_copy(update={"decoding": None}) if base else skills[name]
+                found = [_skill(lm, asked, finetune[name], config, work)]
             else:
                 found = standard(lm, name, config, [OWN_TASKS])
             durable.write_json(unit, found)

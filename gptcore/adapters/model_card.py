@@ -127,7 +127,8 @@ def _what(facts: Facts) -> str:
 
 def _use(facts: Facts) -> str:
     """A code block that runs where the directory is the current one."""
-    sample, most = facts.sample, facts.limits["max_target_tokens"]
+    sample, most, chosen = facts.sample, facts.limits["max_target_tokens"], facts.skill.decoding
+    drawn = "" if chosen is None else f" There the answer was chosen among {chosen.samples} drawn; this code takes one."
     fields = "".join(f"    {field}={value!r},\n" for field, value in sample["fields"].items())
     return f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -142,8 +143,8 @@ written = model.generate(ids, attention_mask=ids.new_ones(ids.shape), max_new_to
 answer = tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
 ```
 
-In the benchmark it answered {_code(sample["prediction"])}; right is {_code(sample["target"])}. The answer follows the
-prompt and ends with `<|endoftext|>`. No code of ours is needed."""
+In the benchmark it answered {_code(sample["prediction"])}; right is {_code(sample["target"])}.{drawn}
+The answer follows the prompt and ends with `<|endoftext|>`. No code of ours is needed."""
 
 
 def _data(facts: Facts) -> str:
