@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import PATIENCE_S
-from mlflow_fixtures import facts, new_tracker
+from mlflow_fixtures import Server, facts, new_tracker
 from prefect_fixtures import Api
 from tiny_pipeline import answer, gptmill
 
@@ -21,7 +21,7 @@ from flows.command_line import parser
 from flows.commands import reproduce
 from gptcore.adapters.mlflow_history import find_runs, get_run
 from gptcore.adapters.mlflow_lookup import default_uri
-from gptcore.adapters.mlflow_record import Record, read_record
+from gptcore.adapters.mlflow_record import Record, read_record, read_text
 from gptcore.adapters.mlflow_runs import StageResult, Tracker
 from gptcore.durable import sha256_file
 from gptcore.presets import load_preset, load_skill, preset_names, skills_given, written
@@ -283,6 +283,19 @@ def test_a_stage_that_the_parent_does_not_name_is_found_by_its_digest(made: Made
         assert set(made.record().stages) == set(STAGES)
     finally:
         made.tracker.tag(made.run_id, held)
+
+
+def test_a_record_is_read_from_a_server(tmp_path: Path) -> None:
+    server = Server(tmp_path / "server")
+    server.start()
+    try:
+        tracker = Tracker(server.uri, tmp_path, print)
+        run_id = tracker.open_parent("small", "small", {}, {})
+        tracker.log_texts(run_id, {"preset.yaml": "name: é\n"})
+        assert read_text(tracker, run_id, "preset.yaml") == "name: é\n"
+        assert read_text(tracker, run_id, "skills.yaml") is None and read_text(tracker, "0" * 32, "preset.yaml") is None
+    finally:
+        server.kill()
 
 
 def test_what_differs_is_named_with_the_way_out(made: Made) -> None:

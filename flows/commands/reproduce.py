@@ -251,7 +251,7 @@ def _build(
                     group = list(names)
                     pipeline(preset=str(into / PRESET), overrides=overrides, first=group[0], last=group[-1])
     except (Exception, KeyboardInterrupt, Interrupted) as problem:
-        return ended_early(problem, _command(options))
+        return ended_early(problem, _command(options, record.run.run_id))
     finally:
         display.close()
     return None
@@ -265,8 +265,8 @@ def _finished(
     return {name: manifest for name in selected if (manifest := plan[name].manifest)}
 
 
-def _command(options: argparse.Namespace) -> str:
-    parts = ["gptmill reproduce", shlex.quote(options.run)]
+def _command(options: argparse.Namespace, run_id: str) -> str:
+    parts = ["gptmill reproduce", run_id[:8]]  # `latest` may be another by then
     parts += [f"--into {shlex.quote(options.into)}"] if options.into else []
     parts += [f"--until {options.last}"] if options.last else []
     return " ".join([*parts, *(["--anyway"] if options.anyway else [])])
