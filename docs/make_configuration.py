@@ -120,6 +120,8 @@ def _kind(annotation: Any, limits: list[Any]) -> str:
         if inside[0] is str:
             return "list of text"
         return "list of steps" if "config_steps" in repr(inside[0]) else "list of sources"
+    if origin is dict:
+        return "mapping of text to text"
     words = {int: "whole number", float: "number", str: "text", bool: "true or false"}[annotation]
     signs = [sign for limit in limits if (sign := _limit(limit))]
     return f"{words} {' and '.join(signs)}".strip()
