@@ -54,7 +54,7 @@ def resolve_sources(preset: Preset, home: Path) -> list[dict[str, Any]]:
     versions = [resolve_source(source, home / "cache") for source in all_sources(preset.corpus)]
     for source, version in zip(all_sources(preset.corpus), versions, strict=True):
         write_json(_resolved_path(source, home), version)
-    return [*versions, *_start(preset, home), *tasks]
+    return [*versions, *start_version(preset, home), *tasks]
 
 
 def last_resolved(preset: Preset, home: Path) -> list[dict[str, Any]] | None:
@@ -65,7 +65,7 @@ def last_resolved(preset: Preset, home: Path) -> list[dict[str, Any]] | None:
     """
     versions = [read_json(_resolved_path(source, home)) for source in all_sources(preset.corpus)]
     tasks = resolve_tasks(preset, home, anew=False)
-    return None if None in versions or tasks is None else [*versions, *_start(preset, home), *tasks]
+    return None if None in versions or tasks is None else [*versions, *start_version(preset, home), *tasks]
 
 
 @overload
@@ -105,7 +105,7 @@ def resolve_tasks(preset: Preset, home: Path, anew: bool = True) -> list[dict[st
     return [{"task_data": data}] if data else []
 
 
-def _start(preset: Preset, home: Path) -> list[dict[str, Any]]:
+def start_version(preset: Preset, home: Path) -> list[dict[str, Any]]:
     """The version of `model.init` or `tokenizer.take`, where there is one."""
     init, take = preset.model.init, preset.tokenizer.take
     if init is None and take is None:

@@ -7,7 +7,8 @@ import importlib.resources
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,6 +54,12 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
+def written(values: Any) -> str:
+    """The YAML that `parse_yaml` reads these values from again."""
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
 def preset_names() -> list[str]:
     """The presets that come with gptmill."""
     folder = importlib.resources.files("configs")
@@ -80,8 +87,26 @@ def _read_config(folder: str, name: str, what: str) -> Any:
     return parse_yaml(resource.read_text(encoding="utf-8"), f"{name}.yaml")
 
 
+_given: dict[str, Skill] = {}
+
+
+@contextmanager
+def skills_given(skills: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, these are the skills of their names, whatever configs/skills says; raises ConfigError."""
+    checked = {name: validated(Skill, values, f"skill {name}") for name, values in skills.items()}
+    before = dict(_given)
+    _given.update(checked)
+    try:
+        yield
+    finally:
+        _given.clear()
+        _given.update(before)
+
+
 def load_skill(name: str) -> Skill:
     """One YAML of configs/skills."""
+    if name in _given:
+        return _given[name]
     return validated(Skill, _read_config("skills", name, "skill"), f"skill {name}")
 
 

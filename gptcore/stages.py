@@ -23,6 +23,8 @@ from gptcore.durable import sha256_json
 from gptcore.hardware import library_version, resolve_device, resolve_dtype
 from gptcore.presets import load_skill
 
+OUTSIDE_DIGEST = ("publish", "report")
+"""Stages that leave no result files: their output digest says nothing."""
 TRAININGS = ("text/bpe_training.py", "text/unigram_training.py", "text/word_training.py")
 LIBRARIES_OF_STEPS = {"repair": ("ftfy",), "language": ("py3langid",)}
 """A test holds them against what the steps themselves say."""

@@ -113,6 +113,7 @@ class Work:
     `directory` becomes the stage's output when the manifest is written; until then it is unfinished work.
     `scratch` (inside it) holds committed units of work for a resume, and is gone after the commit.
     `kept` is a folder for units that later work can use too; None where there shall be none.
+    `cache` is where digests of files are remembered; None where nobody did.
     `spread` hands tasks out to other machines, as gptcore/text/workers.py does to processes of this one.
     """
 
@@ -122,6 +123,7 @@ class Work:
     on_progress: Callable[..., None] = _silent
     on_say: Callable[[str], None] = _silent
     kept: Path | None = None
+    cache: Path | None = None
     spread: Spread | None = None
 
     def __post_init__(self) -> None:

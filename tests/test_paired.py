@@ -14,12 +14,12 @@ from scipy import stats
 
 from gptcore.evaluation import paired
 from gptcore.evaluation.decomposition import Sums
+from gptcore.evaluation.holm import holm
 from gptcore.evaluation.paired import (
     LEVEL,
     MOST_UNITS,
     PairedDifference,
     difference,
-    holm,
     student_quantile,
     widened,
 )

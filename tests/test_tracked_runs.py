@@ -12,6 +12,7 @@ from mlflow_fixtures import new_tracker
 
 from flows.command_line import parser
 from flows.commands import tracked_runs
+from flows.commands.comparing import typed
 from gptcore.adapters.mlflow_runs import StageResult, Tracker
 
 
@@ -127,6 +128,6 @@ def test_a_limit_below_one_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_params_get_their_types_back() -> None:
-    assert tracked_runs.typed({"a": "0.001", "b": "cosine", "c": "null", "d": '["x"]'}) == {
+    assert typed({"a": "0.001", "b": "cosine", "c": "null", "d": '["x"]'}) == {
         "a": 0.001, "b": "cosine", "c": None, "d": ["x"],
     }  # fmt: skip

@@ -1,17 +1,28 @@
-"""What differs between two runs: config, the first stage with another result, and metrics with their uncertainty."""
+"""What differs between runs: config, the first stage with another result, and metrics with their uncertainty."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
+from gptcore.evaluation.headline import BASELINE, OVERLAP, STDERR
+from gptcore.evaluation.holm import holm
+from gptcore.evaluation.seeds import with_seeds
+
+if TYPE_CHECKING:
+    from gptcore.evaluation.paired import PairedDifference
+
+Metrics = Mapping[str, float]
+Found = Mapping[str, "PairedDifference | str"]
 Verdict = Literal["better", "worse", "no difference shown", "equal", "differs", "no standard error"]
 
-STDERR = "_stderr"
+ALPHA = 0.05
+"""Share of comparisons without a difference in which any metric may be called better or worse."""
 SHOWN_AT = 2.0
-"""Combined standard errors from which a difference counts as shown."""
+"""Combined standard errors from which one difference by itself counts as shown."""
 
 STAGE_ORDER = ("corpus", "tokenizer", "tokens", "pretrain", "finetune", "benchmark", "publish", "report")
 """Kinds of stages, each after what it reads."""
@@ -25,16 +36,33 @@ ABOUT_OTHERS = ("_baseline", "_base")
 
 @dataclass(frozen=True)
 class Delta:
-    """One metric in both runs."""
+    """One metric in both runs, or in both groups of seeds."""
 
     a: float
     b: float
     delta: float
-    """b - a."""
+    """b - a; where only some items are in both, of these alone."""
     stderr: float | None
-    """Of the delta: sqrt(a^2 + b^2), the two runs being independent; None where a run has none."""
+    """Of the delta: over the same items where it is paired, else sqrt(a^2 + b^2), the runs being independent; with the
+    spread between seeds in it where that is known. None where neither is."""
     verdict: Verdict
     """Of b, seen from a."""
+    interval: tuple[float, float] | None = None
+    """95 % of delta, of this metric by itself."""
+    p: float | None = None
+    """How often chance alone gives such a difference."""
+    p_corrected: float | None = None
+    """The same among all that is compared (Holm); the verdict goes by it."""
+    paired: bool = False
+    """Whether it was taken item by item."""
+    items: int | None = None
+    """Items that both were measured on, where it is paired."""
+    note: str | None = None
+    """Why it is not paired, or which items were left out."""
+    overlap: tuple[float | None, float | None] = (None, None)
+    """Contamination: the share of the benchmark's items of which 13 words in a row stand in the training text."""
+    spread: tuple[float | None, float | None] = (None, None)
+    """Standard deviation between the seeds of each group; None for a single one."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +90,11 @@ class Comparison:
 def compare(
     config: tuple[Mapping[str, Any], Mapping[str, Any]],
     digests: tuple[Mapping[str, str], Mapping[str, str]],
-    metrics: tuple[Mapping[str, float], Mapping[str, float]],
+    metrics: Mapping[str, Delta],
 ) -> Comparison:
     """Compare two runs.
 
-    config: flat, by dotted field. digests: output digest by stage. metrics: final values by name.
+    config: flat, by dotted field. digests: output digest by stage. metrics: of `deltas`, or of `judged`.
     """
     fields = sorted({*config[0], *config[1]})
     both = ordered(digests[0].keys() & digests[1].keys())
@@ -77,7 +105,7 @@ def compare(
             if config[0].get(field) != config[1].get(field)
         },
         first_stage=next((stage for stage in both if digests[0][stage] != digests[1][stage]), None),
-        metrics=deltas(*metrics),
+        metrics=dict(metrics),
         only_in=(ordered(digests[0].keys() - digests[1].keys()), ordered(digests[1].keys() - digests[0].keys())),
     )
 
@@ -92,17 +120,104 @@ def _kind(stage: str) -> str:
     return kind if kind in STAGE_ORDER else STAGE_ORDER[-1]
 
 
-def deltas(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, Delta]:
-    """Every metric that both have, standard errors folded into the metric they belong to."""
-    names = sorted(name for name in a.keys() & b.keys() if not name.endswith(STDERR))
-    return {name: _delta(name, a, b) for name in names}
+def deltas(a: Metrics, b: Metrics, paired: Found | None = None) -> dict[str, Delta]:
+    """Every metric that both have, standard errors folded into the metric they belong to, judged together."""
+    return judged([differences([a], [b], paired or {})])[0]
 
 
-def _delta(name: str, a: Mapping[str, float], b: Mapping[str, float]) -> Delta:
-    errors = [values.get(name + STDERR) for values in (a, b)]
+def differences(a: Sequence[Metrics], b: Sequence[Metrics], paired: Found) -> dict[str, Delta]:
+    """The same, not judged yet, of two groups of runs: one run each, or several that differ in seeds alone.
+
+    paired: by metric, its difference over the same items, or why there is none.
+    """
+    shared = set.intersection(*(set(metrics) for metrics in (*a, *b)))
+    names = sorted(name for name in shared if not name.endswith(STDERR))
+    return {name: _delta(name, a, b, paired.get(name)) for name in names}
+
+
+def _delta(name: str, a: Sequence[Metrics], b: Sequence[Metrics], found: PairedDifference | str | None) -> Delta:
+    values = [[metrics[name] for metrics in group] for group in (a, b)]
+    means = [math.fsum(group) / len(group) for group in values]
+    spread = [statistics.stdev(group) if len(group) > 1 else None for group in values]
+    overlap = [_overlap(name, group[0]) for group in (a, b)]
+    if found is None or isinstance(found, str):
+        errors = [_error(name, group) for group in (a, b)]
+        known = [error for error in errors if error is not None]
+        delta, units, items, note = means[1] - means[0], None, None, found
+        stderr = math.hypot(*known) if len(known) == 2 else None
+        p, interval = by_normal(delta, stderr)
+        equal = delta == 0
+    else:
+        delta, stderr, interval, p = found.delta, found.stderr, found.interval, found.p
+        units, items, equal = found.units, found.items, found.equal
+        left = max(found.left_out)
+        note = f"{left} items that only one has are left out" if left else None
+    if any(size is not None for size in spread):
+        stderr, interval, p = with_seeds(delta, stderr, units, spread, (len(a), len(b)))
+        equal = equal and delta == 0 and stderr == 0
+    return Delta(
+        a=means[0],
+        b=means[1],
+        delta=delta,
+        stderr=stderr,
+        verdict="equal" if equal else "no standard error",
+        interval=interval,
+        p=p,
+        paired=items is not None,
+        items=items,
+        note=note,
+        overlap=(overlap[0], overlap[1]),
+        spread=(spread[0], spread[1]),
+    )
+
+
+def _error(name: str, group: Sequence[Metrics]) -> float | None:
+    """Standard error of a mean over seeds by its items, which are the same for all of them."""
+    errors = [metrics.get(name + STDERR) for metrics in group]
     known = [error for error in errors if error is not None and math.isfinite(error)]
-    stderr = math.hypot(*known) if len(known) == 2 else None
-    return Delta(a[name], b[name], b[name] - a[name], stderr, verdict(name, b[name] - a[name], stderr))
+    return math.sqrt(math.fsum(e * e for e in known) / len(known)) if len(known) == len(errors) else None
+
+
+def _overlap(name: str, metrics: Metrics) -> float | None:
+    if not isinstance(direction(name), int):
+        return None
+    return metrics.get(f"{name.split('/')[0]}/{OVERLAP}")
+
+
+def by_normal(delta: float, stderr: float | None) -> tuple[float | None, tuple[float, float] | None]:
+    """Probability and 95 % interval of a difference by its standard error alone."""
+    if stderr is None:
+        return None, None
+    reach = statistics.NormalDist().inv_cdf(1 - ALPHA / 2) * stderr
+    p = 2 * statistics.NormalDist().cdf(-abs(delta) / stderr) if stderr else float(delta == 0)
+    return p, (delta - reach, delta + reach)
+
+
+def in_family(name: str, delta: Delta) -> bool:
+    """Whether a metric is judged with the others: it has a direction and a probability, and is no trivial answer's."""
+    return direction(name) is not None and delta.p is not None and BASELINE not in name
+
+
+def judged(comparisons: Sequence[Mapping[str, Delta]]) -> list[dict[str, Delta]]:
+    """Comparisons with their verdicts: the probabilities of all their metrics are corrected together."""
+    family = [(n, name) for n, every in enumerate(comparisons) for name in every if in_family(name, every[name])]
+    corrected = dict(zip(family, holm([comparisons[n][name].p or 0.0 for n, name in family]), strict=True))
+    return [
+        {name: _judge(name, delta, corrected.get((n, name))) for name, delta in every.items()}
+        for n, every in enumerate(comparisons)
+    ]
+
+
+def _judge(name: str, delta: Delta, corrected: float | None) -> Delta:
+    said: Verdict = delta.verdict
+    if said != "equal":
+        if corrected is None:
+            said = "differs" if direction(name) is None or BASELINE in name else "no standard error"
+        elif corrected < ALPHA:
+            said = "better" if delta.delta * (direction(name) or 0) > 0 else "worse"
+        else:
+            said = "no difference shown"
+    return replace(delta, verdict=said, p_corrected=corrected)
 
 
 def verdict(name: str, delta: float, stderr: float | None) -> Verdict:

@@ -6,6 +6,7 @@ used only where it gives the recorded figure again.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,16 +46,14 @@ class Parts:
         return float(self.figure(self.items[chosen].sum(axis=0)))
 
 
-def decompose(
-    metric: str, samples: tuple[Sequence[Sample], Sequence[Sample]], recorded: tuple[float, float], column: str
-) -> Parts:
-    """The parts of both models' items, the first model's before the second's.
+def decompose(metric: str, samples: Sequence[Sequence[Sample]], recorded: Sequence[float], column: str) -> Parts:
+    """The parts of several models' items, each model's after those of the one before it.
 
-    column: `scores` or `baseline_scores`. Raises NotPaired where no form gives both recorded figures.
+    column: `scores` or `baseline_scores`. Raises NotPaired where no form gives every model's recorded figure.
     """
-    first = len(samples[0])
-    for parts in _forms(metric, [*samples[0], *samples[1]], column):
-        found = (parts.of(slice(first)), parts.of(slice(first, None)))
+    ends = np.cumsum([0, *map(len, samples)]).tolist()
+    for parts in _forms(metric, [sample for each in samples for sample in each], column):
+        found = [parts.of(slice(start, end)) for start, end in itertools.pairwise(ends)]
         if all(abs(f - r) <= AS_RECORDED * max(1.0, abs(r)) for f, r in zip(found, recorded, strict=True)):
             return parts
     raise NotPaired("how the figure follows from its items is not known")

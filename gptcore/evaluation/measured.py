@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gptcore.evaluation.decomposition import NotPaired, Sample, decompose
 from gptcore.evaluation.headline import BASELINE, OVERLAP, STDERR, headline_name
 from gptcore.evaluation.paired import PairedDifference, difference
@@ -40,14 +42,20 @@ def paired_differences(a: Path, b: Path, model: str) -> dict[str, PairedDifferen
 
     model: whose benchmark it is, `base` or a skill. A value in words says why a figure is not compared item by item.
     """
-    first, second = figures(a, model), figures(b, model)
-    found: dict[str, PairedDifference | str] = {}
-    for name in first.keys() & second.keys():
+    return grouped_differences([a], [b], model)
+
+
+def grouped_differences(a: Sequence[Path], b: Sequence[Path], model: str) -> dict[str, PairedDifference | str]:
+    """The same for groups of stages that differ in seeds alone: each item's score is the mean over its group."""
+    groups = [[figures(directory, model) for directory in group] for group in (a, b)]
+    names = set.intersection(*(set(found) for group in groups for found in group))
+    every: dict[str, PairedDifference | str] = {}
+    for name in sorted(names):
         try:
-            found[name] = paired(first[name], second[name])
+            every[name] = paired(*([found[name] for found in group] for group in groups))
         except NotPaired as reason:
-            found[name] = str(reason)
-    return dict(sorted(found.items()))
+            every[name] = str(reason)
+    return every
 
 
 def figures(directory: Path, model: str) -> dict[str, Figure]:
@@ -95,30 +103,39 @@ def _figure(name: str, value: float, samples: list[Sample]) -> Figure:
     return Figure(metric, column, value, samples)
 
 
-def paired(a: Figure, b: Figure) -> PairedDifference:
-    """Compare two figures over the items that both have, the same by id and by content.
+def paired(a: Sequence[Figure], b: Sequence[Figure]) -> PairedDifference:
+    """Compare one figure of two groups of models over the items that all have, the same by id and by content.
 
     Raises NotPaired where they are fewer than FEWEST, and where the figure does not follow from the items.
     """
-    if not a.samples or not b.samples:
+    models = [*a, *b]
+    if not all(model.samples for model in models):
         raise NotPaired("it has no items of its own")
-    by_id = {_identity(sample): (number, sample) for number, sample in enumerate(b.samples)}
-    places = []
-    for number, sample in enumerate(a.samples):
-        other = by_id.get(_identity(sample))
-        if other is not None and _same(sample, other[1]):
-            places.append((number, other[0]))
-    if len(places) < FEWEST:
-        raise NotPaired(f"{len(places)} items are in both, at least {FEWEST} are needed")
-    parts = decompose(a.metric, (a.samples, b.samples), (a.value, b.value), a.column)
-    rows_a, rows_b = (list(column) for column in zip(*places, strict=True))
-    chosen = [a.samples[row] for row in rows_a]
+    rows = _shared([model.samples for model in models])
+    if len(rows) < FEWEST:
+        raise NotPaired(f"{len(rows)} items are in both, at least {FEWEST} are needed")
+    parts = decompose(a[0].metric, [m.samples for m in models], [m.value for m in models], a[0].column)
+    starts = np.cumsum([0, *(len(model.samples) for model in models[:-1])])
+    items = parts.items[np.array(rows) + starts]  # (items, models, k)
+    chosen = [a[0].samples[row[0]] for row in rows]
     groups = [str(sample["group"]) for sample in chosen] if all("group" in sample for sample in chosen) else None
     if groups and len(set(groups)) < 2:
         raise NotPaired("all items are of one group")
-    first, second = parts.items[rows_a], parts.items[[len(a.samples) + row for row in rows_b]]
-    found = difference(first, second, parts.figure, groups)
-    return replace(found, left_out=(len(a.samples) - len(places), len(b.samples) - len(places)))
+    found = difference(items[:, : len(a)].mean(axis=1), items[:, len(a) :].mean(axis=1), parts.figure, groups)
+    return replace(found, left_out=(len(a[0].samples) - len(rows), len(b[0].samples) - len(rows)))
+
+
+def _shared(models: Sequence[Sequence[Sample]]) -> list[list[int]]:
+    """Row numbers of each item that all models have, one a model."""
+    places = [{_identity(sample): number for number, sample in enumerate(samples)} for samples in models]
+    rows = []
+    for identity, first in places[0].items():
+        row = [first, *(place[identity] for place in places[1:] if identity in place)]
+        if len(row) == len(models) and all(
+            _same(models[0][first], samples[number]) for samples, number in zip(models[1:], row[1:], strict=True)
+        ):
+            rows.append(row)
+    return rows
 
 
 def _identity(sample: Sample) -> tuple[Any, ...]:

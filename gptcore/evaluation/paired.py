@@ -174,16 +174,3 @@ def _exchanges(units: int) -> tuple[NDArray[np.uint8], bool]:
         ways = np.arange(2**units)[:, None] >> np.arange(units) & 1
         return ways.astype(np.uint8), True
     return np.random.default_rng((SEED, units)).integers(0, 2, (RESAMPLES, units), dtype=np.uint8), False
-
-
-def holm(probabilities: Sequence[float]) -> list[float]:
-    """Probabilities corrected for being looked at together (Holm 1979): the family-wise error stays under the level.
-
-    The smallest is taken times their number, the next times one less, and none comes out below a smaller one.
-    """
-    order = sorted(range(len(probabilities)), key=lambda place: probabilities[place])
-    corrected, highest = [0.0] * len(probabilities), 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, probabilities[place] * (len(probabilities) - rank)))
-        corrected[place] = highest
-    return corrected

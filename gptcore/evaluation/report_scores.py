@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptcore.evaluation.comparison import ABOUT_OTHERS, STDERR, Verdict, verdict
+from gptcore.evaluation.comparison import ABOUT_OTHERS, Verdict, verdict
+from gptcore.evaluation.headline import STDERR
 from gptcore.evaluation.report_data import stage_json
 from gptcore.evaluation.report_plots import Bars, bars
 from gptcore.evaluation.report_words import DASH, NOT_MEASURED, with_error

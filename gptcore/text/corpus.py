@@ -14,11 +14,12 @@ from gptcore.text.comparing import Benchmarks
 from gptcore.text.corpus_choice import choose
 from gptcore.text.corpus_files import write_files
 from gptcore.text.corpus_table import read_table
-from gptcore.text.corpus_units import SKIPS, Unit, harvest_units, plan_units, step_units, sweep_torn
+from gptcore.text.corpus_units import SKIPS, Unit, harvest_units, list_place, plan_units, step_units, sweep_torn
 from gptcore.text.data_card import data_card
 from gptcore.text.data_card_page import data_card_page
 from gptcore.text.distributions import STDLIB, canonical_name
 from gptcore.text.documents import Document
+from gptcore.text.files import files_of
 from gptcore.text.sources import Version, read_unit, source_units
 from gptcore.work import Outcome, Work
 
@@ -44,11 +45,15 @@ def build_corpus(
         work.say("another corpus is reading the same sources; waiting for it")
 
     with parts.being_used(root, waiting) as stack:
-        units = plan_units(config, versions[: len(config.sources)], root)
+        units = plan_units(config, versions[: len(config.sources)], root, work)
         owned = [directory for unit in units for directory in (unit.harvest, *unit.steps, unit.signatures)]
         parts.own(stack, owned, waiting)
         sweep_torn(
-            [*owned, *(work.scratch / name for name in ("table", "contamination")), work.directory / "documents"]
+            [
+                *owned,
+                *(work.scratch / name for name in ("table", "contamination", "lists")),
+                work.directory / "documents",
+            ]
         )
         harvest_units(units, work)
         _say_problems(config, units, work)
@@ -101,8 +106,9 @@ def _benchmarks(
         yield from (item.text for item in reading.items if isinstance(item, Document))
         reading.finish()
 
-    units = source_units(files, versions[len(config.sources)])
-    read = [(file["name"], texts({**unit, "files": [file]})) for unit in units for file in unit["files"]]
+    number = len(config.sources)
+    units = source_units(files, versions[number], list_place(work, number))
+    read = [(file["name"], texts({**unit, "files": [file]})) for unit in units for file in files_of(unit)]
     return [*read, *others()]
 
 

@@ -16,6 +16,7 @@ from gptcore.hardware import library_version
 from gptcore.stages import libraries_of_source
 from gptcore.text.block_view import step_record
 from gptcore.text.documents import FILE_PROBLEMS
+from gptcore.text.files import Place
 from gptcore.text.harvest import Block, committed
 from gptcore.text.parts import part
 from gptcore.text.sources import Version, source_labels, source_units
@@ -78,8 +79,8 @@ class Unit:
         return [block.lines.stem for block in self.blocks]
 
 
-def plan_units(config: Corpus, versions: Sequence[Version], root: Path) -> list[Unit]:
-    """Every unit, in corpus order; the parts are named after all that their content follows from."""
+def plan_units(config: Corpus, versions: Sequence[Version], root: Path, work: Work) -> list[Unit]:
+    """Every unit, in corpus order; the parts, below `root`, are named after all that their content follows from."""
     found = []
     limits = {"min_chars": config.min_chars, "max_chars": config.max_chars}
     steps = [step.model_dump(mode="json") for step in config.steps if step.kind not in WHOLE_CORPUS]
@@ -103,11 +104,16 @@ def plan_units(config: Corpus, versions: Sequence[Version], root: Path) -> list[
         if near is not None:
             identity = {"before": identity, "config": near.model_dump(mode="json"), "version": SIGNATURES_VERSION}
             signatures = part(root, near.kind, identity)
-        for place, unit in enumerate(source_units(source, version)):
+        for place, unit in enumerate(source_units(source, version, list_place(work, number))):
             key = f"{place:06d}"
             task = {"unit": unit, "label": label, **limits, "key": key, "directory": str(harvest)}
             found.append(Unit(unit, number, key, harvest, directories, steps, signatures, task))
     return found
+
+
+def list_place(work: Work, source: int) -> Place:
+    """Where the files of a source are listed, if they are very many."""
+    return Place(work.scratch / "lists" / f"{source:04d}", work.cache or work.scratch / "lists")
 
 
 def sweep_torn(directories: Sequence[Path]) -> None:

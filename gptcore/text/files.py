@@ -2,95 +2,150 @@
 
 from __future__ import annotations
 
-import glob
-import importlib.util
+import hashlib
+import json
 import os
-from collections.abc import Callable
-from dataclasses import replace
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptcore.durable import canonical_json, writing
 from gptcore.text.digests import DigestCache
 from gptcore.text.documents import DAMAGE, Problem
 from gptcore.text.file_names import format_of
+from gptcore.text.listing import listed
 
 if TYPE_CHECKING:
     from gptcore.config_sources import Files, Wikipedia
     from gptcore.text.wanted import Found, Wanted
 
-PACKAGE = "package:"
 UNIT_BYTES = 8_000_000
 """Smaller files share a unit up to this many bytes: a unit costs two commits with fsync, some 10 ms."""
 UNIT_FILES = 1000
 """Files of one unit: opening them costs more than their bytes, and a kill loses the unit in work."""
+MANY_FILES = 10_000
+"""Of more files the version is one digest, and the list stays on disk: named one by one they are a kilobyte each."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the list of a source of very many files goes, and where digests are remembered."""
+
+    path: Path
+    cache: Path
 
 
 def expand(source: Files | Wikipedia, check: Callable[[str], object] = format_of) -> list[tuple[str, Path]]:
-    """(name, path) of every file the source's paths and globs match, each once, sorted by name.
-
-    Names are relative to the files' common folder, so that moving the folder changes nothing.
-    Raises FileNotFoundError for a pattern without a match, ValueError for a folder, or what `check` says of a name.
-    """
-    found: set[str] = set()
-    for pattern in source.paths:
-        there = _place(pattern)
-        if os.path.isdir(there):
-            raise ValueError(f"{pattern} is a folder; name files, or a glob such as {os.path.join(pattern, '*.jsonl')}")
-        matches = [there] if os.path.exists(there) else glob.iglob(there, recursive=True)
-        files = [os.path.abspath(match) for match in matches if os.path.isfile(match)]
-        if not files:
-            raise FileNotFoundError(f"no file matches {pattern} (seen from {os.getcwd()})")
-        found.update(files)
-    root = os.path.commonpath([os.path.dirname(path) for path in found])
-    named = sorted((_told(path[len(root) :].lstrip(os.sep)), Path(path)) for path in found)
-    for name, _ in named:
-        check(name)
-    return named
+    """(name, path) of every file of a source, see `listed`."""
+    return [(name, Path(path)) for name, path in listed(source.paths, check)]
 
 
-def _place(pattern: str) -> str:
-    """Where a pattern looks; `package:NAME/…` below an installed package, which is not imported."""
-    if not pattern.startswith(PACKAGE):
-        return os.path.expanduser(pattern)
-    name, _, inside = pattern.removeprefix(PACKAGE).partition("/")
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"{pattern}: no package {name!r} is installed; pip install it, or name another path")
-    return os.path.join(spec.submodule_search_locations[0], inside)
-
-
-def _told(name: str) -> str:
-    """A name as text with slashes; bytes that are not UTF-8 are spelt out."""
-    return name.replace(os.sep, "/").encode("utf-8", "backslashreplace").decode()
-
-
-def resolve(
+def digests(
     source: Files | Wikipedia, cache: DigestCache, check: Callable[[str], object] = format_of
-) -> dict[str, Any]:
-    """The source's version: every file's name and sha256; raises ValueError for a file that cannot be read."""
-    version = []
-    for name, path in expand(source, check):
+) -> Iterator[tuple[str, str, str]]:
+    """(name, path, sha256) of every file of a source, in order; raises ValueError for one that cannot be read."""
+    for name, path in listed(source.paths, check):
         try:
-            version.append([name, cache.get(path)])
+            yield name, path, cache.get(path)
         except OSError as error:
             raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    return {"kind": source.kind, "files": version}
 
 
-def units(source: Files, version: dict[str, Any]) -> list[dict[str, Any]]:
-    """The work: {"files": [{"path", "name", "sha256"}], "bytes", "text_field", …}; small files share one."""
-    digests = dict(version["files"])
-    found: list[dict[str, Any]] = []
-    for name, path in expand(source):
-        size = path.stat().st_size
-        last = found[-1] if found else None
-        if last is None or last["bytes"] + size > UNIT_BYTES or len(last["files"]) == UNIT_FILES:
-            last = {"files": [], "bytes": 0, **source.model_dump(include={"text_field", "licence", "by_line"})}
-            found.append(last)
-        last["files"].append({"path": str(path), "name": name, "sha256": digests.get(name)})
-        last["bytes"] += size
+def resolve(source: Files, cache: DigestCache) -> dict[str, Any]:
+    """The source's version: every file's name and sha256, or of more than MANY_FILES their number and one digest.
+
+    Raises ValueError for a file that cannot be read.
+    """
+    whole, few = ListDigest(), []
+    for name, _, sha256 in digests(source, cache):
+        whole.add(name, sha256)
+        if whole.files <= MANY_FILES:
+            few.append([name, sha256])
+    if whole.files > MANY_FILES:
+        return {"kind": source.kind, **whole.version()}
+    return {"kind": source.kind, "files": few}
+
+
+def units(source: Files, version: dict[str, Any], place: Place | None = None) -> list[dict[str, Any]]:
+    """The work, small files sharing a unit: {"files" or "listed", "bytes", "text_field", …}, see `files_of`.
+
+    place: where the list of very many files is written.
+    """
+    if "files" not in version:
+        assert place is not None, "a list of many files needs a place"
+        return write_list(source, version, place)
+    known = dict(version["files"])
+    return list(_units(source, ((name, str(path), known.get(name)) for name, path in expand(source))))
+
+
+def _units(source: Files, files: Iterable[tuple[str, str, str | None]]) -> Iterator[dict[str, Any]]:
+    unit: dict[str, Any] | None = None
+    for name, path, sha256 in files:
+        size = os.stat(path).st_size
+        if unit is None or unit["bytes"] + size > UNIT_BYTES or len(unit["files"]) == UNIT_FILES:
+            if unit is not None:
+                yield unit
+            unit = {"files": [], "bytes": 0, **source.model_dump(include={"text_field", "licence", "by_line"})}
+        unit["files"].append({"path": path, "name": name, "sha256": sha256})
+        unit["bytes"] += size
+    if unit is not None:
+        yield unit
+
+
+def write_list(source: Files, version: dict[str, Any], place: Place) -> list[dict[str, Any]]:
+    """The units of very many files: of each its place in a packed list on disk, which `files_of` reads.
+
+    Raises ValueError when the files are no longer those of the version.
+    """
+    found, whole = [], ListDigest()
+    with DigestCache(place.cache) as cache:
+
+        def counted() -> Iterator[tuple[str, str, str]]:
+            for file in digests(source, cache):
+                whole.add(file[0], file[2])
+                yield file
+
+        with writing(place.path) as written:
+            for unit in _units(source, counted()):
+                packed = zlib.compress(json.dumps(unit.pop("files")).encode(), 1)
+                found.append({**unit, "listed": {"path": str(place.path), "at": written.tell(), "size": len(packed)}})
+                written.write(packed)
+        if whole.version() != {name: version.get(name) for name in whole.version()}:
+            which = ", ".join(cache.changed) or f"{whole.files:,} files are there, {version['count']:,} were"
+            raise ValueError(f"{', '.join(source.paths)} changed since it was looked at ({which}); run again")
     return found
+
+
+def files_of(unit: dict[str, Any]) -> list[dict[str, Any]]:
+    """A unit's files: [{"path", "name", "sha256"}]."""
+    if "files" in unit:
+        found: list[dict[str, Any]] = unit["files"]
+        return found
+    at = unit["listed"]
+    with open(at["path"], "rb") as file:
+        file.seek(at["at"])
+        found = json.loads(zlib.decompress(file.read(at["size"])))
+    return found
+
+
+class ListDigest:
+    """One digest of a list of files, taken file by file."""
+
+    def __init__(self) -> None:
+        self.files = 0
+        self._digest = hashlib.sha256()
+
+    def add(self, name: str, sha256: str) -> None:
+        """The next file."""
+        self.files += 1
+        self._digest.update(canonical_json([name, sha256]) + b"\n")
+
+    def version(self) -> dict[str, Any]:
+        """What the files are identified by."""
+        return {"count": self.files, "digest": self._digest.hexdigest()}
 
 
 def read_files(files: list[dict[str, Any]], wanted: Wanted, done: int = 0) -> Found:

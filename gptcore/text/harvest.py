@@ -145,7 +145,7 @@ def _share(unit: dict[str, Any], items: int, size: int) -> float:
     """How much of a unit is done, roughly, where that can be told: rows of a limit, bytes of plain text."""
     if unit["kind"] == "hub" and unit["max_documents"]:
         return float(items / unit["max_documents"])
-    if unit["kind"] == "files" and unit["files"][0]["path"].endswith((".jsonl", ".txt")):
+    if unit["kind"] == "files" and "files" in unit and unit["files"][0]["path"].endswith((".jsonl", ".txt")):
         return min(0.95, size / (int(unit["bytes"]) + 1))
     return 0.0
 

@@ -49,12 +49,15 @@ def resolve_source(source: Source, cache_dir: Path) -> Version:
         return url.resolve(source)
 
 
-def source_units(source: Source, version: Version) -> list[dict[str, Any]]:
-    """The units of work of a source, in corpus order: JSON-able, each with its "kind", and "package" or None."""
+def source_units(source: Source, version: Version, place: files.Place | None = None) -> list[dict[str, Any]]:
+    """The units of work of a source, in corpus order: JSON-able, each with its "kind", and "package" or None.
+
+    place: where the list of very many files is written.
+    """
     if source.kind == "python_docs":
         found = python_docs.units(source, version)
     elif source.kind == "files":
-        found = files.units(source, version)
+        found = files.units(source, version, place)
     elif source.kind == "hub":
         found = hub.units(source, version)
     elif source.kind == "wikipedia":
@@ -122,10 +125,10 @@ def read_unit(
         dump = wikipedia.read_dump(Path(file["path"]), file["name"], label, unit["max_documents"], done)
         found = files.with_file(dump, file["name"])
     else:
-        found = files.read_files(unit["files"], _wanted(unit, label, max_chars, scratch), done)
+        found = files.read_files(files.files_of(unit), _wanted(unit, label, max_chars, scratch), done)
 
     def unchanged() -> None:
-        for file in unit["files"]:
+        for file in files.files_of(unit):
             if sha256_file(Path(file["path"])) != file["sha256"]:
                 raise ValueError(f"{file['path']} changed while it was read; run again")
 

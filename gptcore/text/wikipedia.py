@@ -60,7 +60,10 @@ def check_name(name: str) -> None:
 
 def resolve(source: Wikipedia, cache: DigestCache) -> dict[str, Any]:
     """The source's version: every dump file's name and sha256; raises ValueError for a file that cannot be read."""
-    return files.resolve(source, cache, check_name)
+    return {
+        "kind": source.kind,
+        "files": [[name, sha256] for name, _, sha256 in files.digests(source, cache, check_name)],
+    }
 
 
 def units(source: Wikipedia, version: dict[str, Any]) -> list[dict[str, Any]]:
