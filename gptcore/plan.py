@@ -13,7 +13,7 @@ from gptcore.durable import sha256_json, write_json
 from gptcore.hardware import library_version
 from gptcore.presets import ConfigError
 from gptcore.sizes import Shape, flops_per_token
-from gptcore.stages import Stage, code_digest, identity, key_of, stages
+from gptcore.stages import Stage, code_digest, identity, key_of, skill_sources, stages
 from gptcore.store import IDENTITY, Manifest, Store, problem_by_size, read_json
 from gptcore.training.checkpoint_names import latest_step
 
@@ -45,16 +45,20 @@ class StagePlan:
 def resolve_sources(preset: Preset, home: Path) -> list[dict[str, Any]]:
     """Look at every source anew and remember its version for later plans.
 
-    The version of `model.init` or `tokenizer.take` comes after them, and last those of the standard tasks' data.
-    ValueError for a task that cannot be measured, or whose data is missing.
+    Behind those of the corpus come the version of `model.init` or `tokenizer.take`, that of the standard tasks' data,
+    and those of the skills' own data. ValueError for a task that cannot be measured, or whose data is missing.
     """
     tasks = resolve_tasks(preset, home)
+    from gptcore.text.skill_rows import resolve_rows
     from gptcore.text.sources import resolve_source  # slow to import, and a plan need not resolve
 
     versions = [resolve_source(source, home / "cache") for source in all_sources(preset.corpus)]
     for source, version in zip(all_sources(preset.corpus), versions, strict=True):
         write_json(_resolved_path(source, home), version)
-    return [*versions, *start_version(preset, home), *tasks]
+    own = [resolve_rows(source, home / "cache") for source in skill_sources(preset)]
+    for source, version in zip(skill_sources(preset), own, strict=True):
+        write_json(_resolved_path(source, home), version)
+    return [*versions, *start_version(preset, home), *tasks, *own]
 
 
 def last_resolved(preset: Preset, home: Path) -> list[dict[str, Any]] | None:
@@ -64,8 +68,11 @@ def last_resolved(preset: Preset, home: Path) -> list[dict[str, Any]] | None:
     is that of standard tasks' data on disk. ValueError as `resolve_sources`.
     """
     versions = [read_json(_resolved_path(source, home)) for source in all_sources(preset.corpus)]
+    own = [read_json(_resolved_path(source, home)) for source in skill_sources(preset)]
     tasks = resolve_tasks(preset, home, anew=False)
-    return None if None in versions or tasks is None else [*versions, *start_version(preset, home), *tasks]
+    if tasks is None or None in [*versions, *own]:
+        return None
+    return [*versions, *start_version(preset, home), *tasks, *own]
 
 
 @overload

@@ -245,7 +245,7 @@ class Session:
 
     def _kept(self, stage: Stage) -> Path | None:
         """Where a stage that reads sources leaves units for later runs; who forces it wants everything made anew."""
-        if not (stage.root and self.preset.runtime.keep_parts) or stage.name in self.force:
+        if not (stage.root and self.preset.runtime.keep_parts) or stage.skill or stage.name in self.force:
             return None
         return self.store.root / stage.name / "parts"
 
