@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptcore.config import Preset, all_sources
 from gptcore.config_sources import Source
-from gptcore.plan import start_version
+from gptcore.plan import resolve_tasks, start_version
 from gptcore.presets import skills_of
 
 if TYPE_CHECKING:
@@ -49,10 +49,22 @@ def look_again(preset: Preset, recorded: Mapping[str, RecordedStage], home: Path
             found.append(Seen(named, start or None, start_version(preset, home)[0]))
         except (ValueError, OSError) as problem:
             found.append(Seen(named, start or None, {}, one_line(problem)))
+    if preset.benchmark.tasks:
+        found.append(_tasks(preset, recorded, home))
     for name, skill in skills_of(preset).items():
         own = tuple(place.source for place in skill.data)
         found += _each(own, versions(f"items-{name}"), lambda source: resolve_rows(source, cache))
     return found
+
+
+def _tasks(preset: Preset, recorded: Mapping[str, RecordedStage], home: Path) -> Seen:
+    """The data of standard tasks; empty where none is known."""
+    identities = (stage.manifest.identity for stage in recorded.values())
+    before = next(({"task_data": identity["task_data"]} for identity in identities if "task_data" in identity), None)
+    try:
+        return Seen("standard tasks", before, (resolve_tasks(preset, home) or [{}])[0])
+    except (ValueError, OSError) as problem:
+        return Seen("standard tasks", before, {}, one_line(problem))
 
 
 def _each(sources: tuple[Source, ...], then: list[Version], resolve: Callable[[Source], Version]) -> list[Seen]:
