@@ -455,7 +455,12 @@ class Publish(Part):
     name: str | None = None
     """Registered model names are `<name>-<skill>`; None takes the preset's name."""
     margin_stderr: Annotated[float, Field(ge=0)] = 2.0
-    """`champion` moves when the new model is better by more than this many standard errors."""
+    """`champion` moves when the new model is better by more than this many standard errors of the difference, over the
+    same items where the champion's samples can be reached, and no guarded figure is worse."""
+    guard: Strings = ("heldout/bits_per_byte",)
+    """Figures of the tuned model that must not be worse than the champion's beyond noise: `task/metric`, with `*` for
+    any; `heldout/bits_per_byte`, the metrics of its skill, those of the tasks in `benchmark.tasks`. A figure that the
+    champion never had guards nothing."""
 
 
 class Runtime(Part):

@@ -120,15 +120,16 @@ def stages(preset: Preset) -> dict[str, Stage]:
         ),
         Stage(
             "publish",
-            2,
+            3,
             ("corpus", "tokenizer", "tokens", *models.values(), *benchmarks),
             lambda p: {
                 "name": p.publish.name or p.name,
                 "margin_stderr": p.publish.margin_stderr,
+                "guard": list(p.publish.guard),
                 "skills": {name: skill.target_metric for name, skill in skills_of(p).items()},
             },
             ("mlflow", "transformers"),
-            ("adapters", "text/licences.py"),
+            ("adapters", "evaluation", "text/licences.py"),
         ),
     ]
     every.append(
