@@ -47,9 +47,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     model = folder / "model"
     work = Work(model, {"corpus": folder / "corpus"})
-    train_tokenizer(Tokenizer(vocab_size=300), work)
+    train_tokenizer(Tokenizer(vocab_size=270), work)
     work.metrics.close()
-    network = build(GPTConfig("gpt2", 2, 2, 32, 64, 300)).initialise(3)
+    network = build(GPTConfig("gpt2", 2, 2, 32, 64, 270)).initialise(3)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(4)
