@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lm_eval.api.model import LM
 
 from gptcore import durable
+from gptcore.adapters.label_task import LabelTask
 from gptcore.adapters.lm_eval import GptmillLM
+from gptcore.adapters.lm_eval_data import Versions
 from gptcore.adapters.lm_eval_tasks import OWN_TASKS, MemoryTask, SkillTask, load_standard, run_tasks
 from gptcore.config import Benchmark, Finetune, Skill
 from gptcore.evaluation.baselines import baseline
 from gptcore.evaluation.headline import headline_name
+from gptcore.evaluation.labels import likeliest
 from gptcore.evaluation.overlap import OverlapCounter
 from gptcore.evaluation.scores import ratio_stderr, score
 from gptcore.evaluation.skill_scores import DIGITS, rounded, summed
@@ -24,20 +28,26 @@ from gptcore.hardware import resolve_device
 from gptcore.model.weights import load_model
 from gptcore.text.documents import read_documents
 from gptcore.text.skill_items import items_of, stage_of
-from gptcore.text.skills import Item, encode_example, even_sample, sample_items
+from gptcore.text.skills import Item, encode_example, encode_target, even_sample, sample_items
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.work import Outcome, Work
 
 
 def benchmark(
-    config: Benchmark, finetune: Mapping[str, Finetune], skills: Mapping[str, Skill], model_stage: str, work: Work
+    config: Benchmark,
+    finetune: Mapping[str, Finetune],
+    skills: Mapping[str, Skill],
+    model_stage: str,
+    work: Work,
+    task_data: Versions | None = None,
 ) -> Outcome:
     """Measure the model of `work.inputs[model_stage]`: held-out bits per byte, its skills, and standard tasks.
 
     The base model (stage pretrain) is measured on every skill, by its likeliest tokens: it ends no answer, and drawing
     many long ones takes minutes. A tuned model is measured on its own skill, decoded as that says. Leaves scores.json
     and a samples-<task>.jsonl for each task; a finished task is a unit that a resume keeps. Raises ValueError when the
-    test split holds nothing to measure on, and for a standard task that cannot be loaded.
+    test split holds nothing to measure on, and for a standard task that cannot be loaded. task_data: resolved versions
+    of the data that standard tasks read.
     """
     base = model_stage == "pretrain"
     own = sorted(skills) if base else [model_stage.removeprefix("finetune-")]
@@ -55,7 +65,7 @@ def benchmark(
                 asked = skills[name].model_copy(update={"decoding": None}) if base else skills[name]
                 found = [_skill(lm, asked, finetune[name], config, work)]
             else:
-                found = standard(lm, name, config, [OWN_TASKS])
+                found = standard(lm, name, config, [OWN_TASKS], task_data)
             durable.write_json(unit, found)
         tasks |= {task["task"]: task for task in json.loads(unit.read_bytes())}
     for name, task in tasks.items():
@@ -121,11 +131,12 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
     def encode(item: Item) -> list[int]:
         return encode_example(skill, item.fields, None, lm.text, tuning.max_input_tokens)[0]
 
-    task = SkillTask(skill, chosen, encode, tuning.max_target_tokens)
+    labels = LabelTask(skill, chosen, encode, lambda label: encode_target(label, lm.text)) if skill.labels else None
+    task = labels or SkillTask(skill, chosen, encode, tuning.max_target_tokens)
     results = run_tasks(lm, {"tasks": {skill.name: task}}, config.seed)["samples"][skill.name]
     samples = []
     for item, result in zip(chosen, results, strict=True):
-        guess = trivial(item)
+        guess, shares = trivial(item), labels.probabilities(result) if labels else {}
         samples.append(
             {
                 "id": item.id,
@@ -133,7 +144,8 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
                 "kind": item.kind,
                 "fields": item.fields,
                 "target": item.target,
-                "prediction": result["filtered_resps"][0],
+                "prediction": likeliest(shares) if labels else result["filtered_resps"][0],
+                **({"probabilities": rounded(shares)} if labels else {}),
                 "scores": rounded({metric: result[metric] for metric in skill.metrics if metric in result}),
                 "baseline": guess,
                 "baseline_scores": rounded(score(skill.metrics, guess, item.right, skill.language)),
@@ -163,9 +175,13 @@ def _baseline(values: str, training: Path) -> Callable[[Item], str]:
     return baseline(skill, items_of(skill, {stage_of(skill) or "corpus": training}, "train"))
 
 
-def standard(lm: GptmillLM, name: str, config: Benchmark, folders: Sequence[Path]) -> list[dict[str, Any]]:
+def standard(
+    lm: LM, name: str, config: Benchmark, folders: Sequence[Path], task_data: Versions | None = None
+) -> list[dict[str, Any]]:
     """Results of a standard task, or of a group and its members; see `load_standard` for folders and errors."""
-    results = run_tasks(lm, load_standard(name, folders), config.seed, config.num_fewshot, config.limit)
+    results = run_tasks(
+        lm, load_standard(name, folders, config.data_dir, task_data), config.seed, config.num_fewshot, config.limit
+    )
     found = []
     for task, values in results["results"].items():
         metrics = {}
