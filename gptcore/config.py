@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gptcore.config_part import NotNegative, Part, Positive, Share, Strings
+from gptcore.config_skill import Skill as Skill
 from gptcore.config_sources import Files, PythonDocs, Source, Sources
 from gptcore.config_steps import WHOLE_CORPUS, Steps
 
@@ -356,6 +357,8 @@ EXECUTION: dict[str, Any] = {
     "runtime": True,
     "model": {"init"},  # where it lies; the digests of its files enter keys by themselves
     "tokenizer": {"take"},
+    "benchmark": {"data_dir"},  # the same holds for it
+    "skills_folder": True,
     "pretrain": set(EXECUTION_OF_TRAINING),
     "finetune": {"__all__": set(EXECUTION_OF_TRAINING)},
 }
@@ -438,7 +441,12 @@ class Benchmark(Part):
     heldout_documents: Positive = 500
     """Test documents of the held-out bits-per-byte task."""
     tasks: Strings = ()
-    """Standard lm-eval tasks or groups by name, besides the project's own; their data must be reachable."""
+    """Standard lm-eval tasks, groups or tags by name, besides the project's own. They are checked, and their data
+    looked for, before the first stage runs."""
+    data_dir: str | dict[str, str] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Where standard tasks find their data instead of the Hugging Face hub: a folder that holds one for each hub id
+    (`DIR/Rowan/hellaswag`, laid out as the hub's repository is), such folders by hub id, or the address of a mirror
+    (`http://127.0.0.1:8080`). Only digests of the data, or the commit, enter keys."""
     num_fewshot: NotNegative = 0
     """Examples in the prompt of standard tasks."""
     limit: Positive | None = None
@@ -453,7 +461,12 @@ class Publish(Part):
     name: str | None = None
     """Registered model names are `<name>-<skill>`; None takes the preset's name."""
     margin_stderr: Annotated[float, Field(ge=0)] = 2.0
-    """`champion` moves when the new model is better by more than this many standard errors."""
+    """`champion` moves when the new model is better by more than this many standard errors of the difference, over the
+    same items where the champion's samples can be reached, and no guarded figure is worse."""
+    guard: Strings = ("heldout/bits_per_byte",)
+    """Figures of the tuned model that must not be worse than the champion's beyond noise: `task/metric`, with `*` for
+    any; `heldout/bits_per_byte`, the metrics of its skill, those of the tasks in `benchmark.tasks`. A figure that the
+    champion never had guards nothing."""
 
 
 class Runtime(Part):
@@ -502,33 +515,6 @@ class Runtime(Part):
         return self
 
 
-class Skill(Part):
-    """One YAML of configs/skills: what a model can be fine-tuned for."""
-
-    name: str
-    """The skill's name, as in `finetune-<name>`."""
-    extractor: Literal["python_docs_summaries", "python_docs_parameters"]
-    """How input-target pairs are made from corpus documents."""
-    template: str
-    """The prompt, with {field} placeholders; the target follows it and the end-of-text token closes it."""
-    truncate: str
-    """The field that gives way when the prompt is too long."""
-    metrics: Strings
-    """Scores of one prediction: exact_match, f1, rouge1, rouge2, rougeL."""
-    target_metric: str
-    """The metric the publication gate looks at."""
-    baseline: Literal["lead_sentence", "most_frequent_answer"]
-    """The trivial answer every score stands beside."""
-    kinds: Strings = ()
-    """Item kinds in use; empty means all."""
-    max_context_chars: Positive | None = None
-    """An item's context holds as many entries as fit, characters; an entry longer than that gives no item."""
-    min_input_chars: Positive | None = None
-    """Items with a shorter document are left out, characters."""
-    max_target_chars: Positive | None = None
-    """Items with a longer target are left out of training and benchmark alike, characters."""
-
-
 class Preset(Part):
     """A whole pipeline: from a dataset's name to a registered model."""
 
@@ -545,7 +531,9 @@ class Preset(Part):
     pretrain: Pretrain = Pretrain.model_construct()
     """Pretraining."""
     finetune: dict[str, Finetune] = Field(default_factory=dict)
-    """Fine-tuning, one entry a skill; its key is the skill's name (configs/skills)."""
+    """Fine-tuning, one entry a skill; its key is the skill's name (`skills_folder`, then configs/skills)."""
+    skills_folder: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Where skills of one's own are looked up, each NAME.yaml. None is `skills/` beside the preset's file."""
     benchmark: Benchmark = Benchmark.model_construct()
     """Measurements."""
     publish: Publish = Publish.model_construct()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import importlib.resources
 import re
 import types
@@ -66,8 +67,11 @@ def preset_names() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
-def _read_config(folder: str, name: str, what: str) -> Any:
-    """A YAML of the configs package, or a file's path when the name has a separator or ends in .yaml."""
+def _read_config(folder: str, name: str, what: str, others: Sequence[str] = ()) -> Any:
+    """A YAML of the configs package, or a file's path when the name has a separator or ends in .yaml.
+
+    others: names besides the package's, for an error.
+    """
     if "/" in name or name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
@@ -83,6 +87,7 @@ def _read_config(folder: str, name: str, what: str) -> Any:
             for p in (importlib.resources.files("configs") / folder).iterdir()
             if p.name.endswith(".yaml")
         )
+        known = sorted({*known, *others})
         raise ConfigError(f"unknown {what} {name!r}{_nearest(name, known)}; there are: {', '.join(known)}")
     return parse_yaml(resource.read_text(encoding="utf-8"), f"{name}.yaml")
 
@@ -103,11 +108,25 @@ def skills_given(skills: Mapping[str, Any]) -> Iterator[None]:
         _given.update(before)
 
 
-def load_skill(name: str) -> Skill:
-    """One YAML of configs/skills."""
+def load_skill(name: str, folder: str | None = None) -> Skill:
+    """One YAML of `folder`, or of configs/skills; raises ConfigError."""
     if name in _given:
         return _given[name]
-    return validated(Skill, _read_config("skills", name, "skill"), f"skill {name}")
+    own = sorted(path.stem for path in Path(folder).glob("*.yaml")) if folder else []
+    if name in own:
+        assert folder is not None
+        values, where = _read_config("", str(Path(folder) / f"{name}.yaml"), "skill"), f"skill {folder}/{name}.yaml"
+    else:
+        values, where = _read_config("skills", name, "skill", own), f"skill {name}"
+    skill = validated(Skill, values, where)
+    if skill.name != name:
+        raise ConfigError(f"{where}: its name is {skill.name!r}; file, name and the key of finetune must be the same")
+    return skill
+
+
+def skills_of(preset: Preset) -> dict[str, Skill]:
+    """The skills that a preset's models are tuned for, in order."""
+    return {name: load_skill(name, preset.skills_folder) for name in preset.finetune}
 
 
 def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
@@ -120,10 +139,29 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
         raise ConfigError(f"preset {name} must be a mapping of sections, not {type(values).__name__}")
     for override in overrides:
         _apply(values, override)
+    beside = Path(name).parent / "skills"
+    if name.endswith((".yaml", ".yml")) and beside.is_dir():
+        values.setdefault("skills_folder", str(beside.resolve()))
     preset = validated(Preset, _with_size(_with_start(values, name), name), f"preset {name}")
-    for skill in preset.finetune:
-        load_skill(skill)
+    check_guard(preset, list(skills_of(preset).values()))
     return preset
+
+
+def check_guard(preset: Preset, skills: Sequence[Skill]) -> None:
+    """Raises ConfigError for a name in `publish.guard` that nothing measured can have."""
+    known = ["heldout/bits_per_byte", *(f"{skill.name}/{metric}" for skill in skills for metric in skill.metrics)]
+    tasks = preset.benchmark.tasks
+
+    def possible(name: str) -> bool:
+        task, slash, metric = name.partition("/")
+        if any(fnmatch.fnmatchcase(figure, name) or name.startswith(f"{figure}_") for figure in known):
+            return True  # with an ending: one kind of item
+        members = any(fnmatch.fnmatchcase(given, task) or task.startswith(f"{given}_") for given in tasks)
+        return bool(slash and metric and members)
+
+    if wrong := [name for name in preset.publish.guard if not possible(name)]:
+        there = ", ".join([*known, *(f"{task}/METRIC" for task in tasks)])
+        raise ConfigError(f"publish.guard {', '.join(map(repr, wrong))} is not measured; there are: {there}")
 
 
 def _with_start(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -18,10 +18,11 @@ from gptcore.config import (
     all_sources,
     special_tokens,
 )
+from gptcore.config_skill import CORPUS_METRICS, LABEL_METRICS, OF_DATA, OF_ITEMS, Skill
 from gptcore.config_sources import Source, identity_of
 from gptcore.durable import sha256_json
 from gptcore.hardware import library_version, resolve_device, resolve_dtype
-from gptcore.presets import load_skill
+from gptcore.presets import load_skill, skills_of
 
 OUTSIDE_DIGEST = ("publish", "report")
 """Stages that leave no result files: their output digest says nothing."""
@@ -51,14 +52,17 @@ class Stage:
     """Whether it reads sources of its own, whose versions enter the key."""
     init: tuple[str, ...] = ()
     """Which parts of `model.init`, or of `tokenizer.take`, it reads, whose digests enter the key."""
+    skill: str | None = None
+    """The skill whose sources a root stage reads; None stands for the corpus's."""
 
 
 def stages(preset: Preset) -> dict[str, Stage]:
     """Every stage of a preset by name, each after what it reads."""
     skills = tuple(preset.finetune)
+    own = {name: f"items-{name}" for name, skill in skills_of(preset).items() if skill.data}
     models = {"base": "pretrain", **{skill: f"finetune-{skill}" for skill in skills}}
     benchmarks = tuple(f"benchmark-{model}" for model in models)
-    skill_code = ("text/skills.py", "text/docstring_items.py")
+    skill_code = ("text/skills.py", "text/skill_items.py", "text/docstring_items.py")
     reader = ("text/tokenizer.py", "text/encodings.py", "text/splitting.py")
     text, learning = ("text",), ("model", "training", "shuffle.py", *reader, *skill_code)
     start = preset.model.init is not None
@@ -66,8 +70,14 @@ def stages(preset: Preset) -> dict[str, Stage]:
     begun = ("config", "weights", "tokenizer") if start else ()
     reading = ("pretrained.py", "adapters/pretrained.py", "adapters/hf_weights.py") if start else ()
     added = ("text/takeover.py", "tokenizer_file.py", "byte_vocabulary.py") if taken else TRAININGS
+    # A corpus is cleared of the test items that it can know; else it does not wait for them.
+    clears = tuple(own.values()) if any(step.kind == "decontaminate" for step in preset.corpus.steps) else ()
     every = [
-        Stage("corpus", 3, (), _corpus, corpus_libraries(preset), text, root=True),
+        *(
+            Stage(name, 1, (), _items(skill), libraries_of_items(preset, skill), text, root=True, skill=skill)
+            for skill, name in own.items()
+        ),
+        Stage("corpus", 3, clears, _corpus, corpus_libraries(preset), text, root=True),
         Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), (*reader, *added), init=taken),
         Stage(
             "tokens",
@@ -79,16 +89,23 @@ def stages(preset: Preset) -> dict[str, Stage]:
         ),
         Stage("pretrain", 2, ("tokens", "tokenizer"), _pretrain, ("torch",), (*learning, *reading), init=begun),
         *(
-            Stage(f"finetune-{skill}", 1, ("pretrain", "corpus"), _finetune(skill), _tuners(tuning), learning)
+            Stage(
+                f"finetune-{skill}",
+                1,
+                ("pretrain", own.get(skill, "corpus")),
+                _finetune(skill),
+                _tuners(tuning),
+                learning,
+            )
             for skill, tuning in preset.finetune.items()
         ),
         *(
             Stage(
                 f"benchmark-{model}",
                 3,
-                (stage, "corpus"),
+                (stage, "corpus", *(name for skill, name in own.items() if model in ("base", skill))),
                 _benchmark(model),
-                ("torch", "lm-eval", "rouge-score"),
+                ("torch", "lm-eval", "rouge-score", *libraries_of_metrics(preset, model)),
                 (
                     "evaluation",
                     "adapters/benchmark.py",
@@ -102,15 +119,16 @@ def stages(preset: Preset) -> dict[str, Stage]:
         ),
         Stage(
             "publish",
-            2,
+            3,
             ("corpus", "tokenizer", "tokens", *models.values(), *benchmarks),
             lambda p: {
                 "name": p.publish.name or p.name,
                 "margin_stderr": p.publish.margin_stderr,
-                "skills": {skill: load_skill(skill).target_metric for skill in p.finetune},
+                "guard": list(p.publish.guard),
+                "skills": {name: skill.target_metric for name, skill in skills_of(p).items()},
             },
             ("mlflow", "transformers"),
-            ("adapters", "text/licences.py"),
+            ("adapters", "evaluation", "text/licences.py"),
         ),
     ]
     every.append(
@@ -159,7 +177,8 @@ def identity(
 ) -> dict[str, Any]:
     """The parts of a key. inputs: output digest by stage name.
 
-    sources: resolved versions of the corpus's sources, and after them that of `model.init` or `tokenizer.take`.
+    sources: resolved versions of the corpus's sources, after them that of `model.init` or `tokenizer.take`, that
+    of the standard tasks' data, and those of the skills' own.
     """
     parts: dict[str, Any] = {
         "stage": stage.name,
@@ -169,7 +188,10 @@ def identity(
         "libraries": {name: library_version(name).split("+")[0] for name in stage.libraries},
     }
     if stage.root:
-        parts["sources"] = corpus_versions(preset, sources or [])
+        of_skill = stage.skill and skill_versions(preset, sources or [], stage.skill)
+        parts["sources"] = of_skill or corpus_versions(preset, sources or [])
+    if data := task_data(sources or []) if reads_tasks(stage, preset) else {}:
+        parts["task_data"] = data
     if stage.init:
         version = init_version(preset, sources or [])
         parts["init"] = {part: version[part] for part in stage.init}
@@ -181,9 +203,50 @@ def corpus_versions(preset: Preset, sources: list[dict[str, Any]]) -> list[dict[
     return sources[: len(all_sources(preset.corpus))]
 
 
+def reads_tasks(stage: Stage, preset: Preset) -> bool:
+    """Whether a stage reads the data of standard tasks: every benchmark, and a corpus that is cleared of them."""
+    if stage.name.startswith("benchmark-"):
+        return bool(preset.benchmark.tasks)
+    return stage.name == "corpus" and bool(standard_benchmarks(preset))
+
+
+def task_data(sources: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the resolved versions those of the standard tasks' datasets, by name."""
+    return next((version["task_data"] for version in sources if "task_data" in version), {})
+
+
 def init_version(preset: Preset, sources: list[dict[str, Any]]) -> dict[str, Any]:
     """Of the resolved versions that of `model.init` or `tokenizer.take`, which cannot both be there."""
     return sources[len(all_sources(preset.corpus))]
+
+
+def skill_sources(preset: Preset) -> list[Source]:
+    """The sources of all skills with data of their own, in the order of their resolved versions."""
+    return [place.source for skill in skills_of(preset).values() for place in skill.data]
+
+
+def skill_versions(preset: Preset, sources: list[dict[str, Any]], skill: str) -> list[dict[str, Any]]:
+    """Of the resolved versions those of a skill's data; they stand behind all others."""
+    counts = {name: len(own.data) for name, own in skills_of(preset).items()}
+    begin = len(sources) - sum(counts.values())
+    for name, count in counts.items():
+        if name == skill:
+            return sources[begin : begin + count]
+        begin += count
+    raise KeyError(skill)
+
+
+def libraries_of_items(preset: Preset, skill: str) -> tuple[str, ...]:
+    """The distributions that read a skill's data."""
+    names = [path for place in skills_of(preset)[skill].data for path in getattr(place.source, "paths", ())]
+    return ("babel",) if any(re.search(r"\.po\b|\*$", name) for name in names) else ()
+
+
+def libraries_of_metrics(preset: Preset, model: str) -> tuple[str, ...]:
+    """The distributions that score what a model says, besides rouge-score."""
+    used = {metric for name, skill in skills_of(preset).items() if model in ("base", name) for metric in skill.metrics}
+    found = {"sacrebleu": used & set(CORPUS_METRICS), "scikit-learn": used & set(LABEL_METRICS)}
+    return tuple(name for name, metrics in found.items() if metrics)
 
 
 def key_of(parts: dict[str, Any]) -> str:
@@ -236,7 +299,25 @@ def _pretrain(preset: Preset) -> dict[str, Any]:
 
 
 def _finetune(skill: str) -> Identity:
-    return lambda preset: {"skill": _dump(load_skill(skill)), **_training(preset, preset.finetune[skill])}
+    return lambda preset: {"skill": _asked(preset, skill), **_training(preset, preset.finetune[skill])}
+
+
+def _asked(preset: Preset, skill: str) -> dict[str, Any]:
+    """A skill but for its data, whose items have a digest of their own."""
+    values: dict[str, Any] = load_skill(skill, preset.skills_folder).model_dump(mode="json", exclude=set(OF_DATA))
+    return values
+
+
+def _items(name: str) -> Identity:
+    """What decides a skill's items: not how they are asked or scored."""
+
+    def of(preset: Preset) -> dict[str, Any]:
+        skill: Skill = load_skill(name, preset.skills_folder)
+        values = skill.model_dump(mode="json", include={*OF_DATA, *OF_ITEMS} - {"data"})
+        places = [{"split": place.split, "target": place.target} for place in skill.data]
+        return {**values, "sources": [identity_of(place.source) for place in skill.data], "places": places}
+
+    return of
 
 
 def _report(preset: Preset) -> dict[str, Any]:
@@ -255,10 +336,10 @@ def _benchmark(model: str) -> Identity:
     def of(preset: Preset) -> dict[str, Any]:
         skills = {s: t for s, t in preset.finetune.items() if model in ("base", s)}
         return {
-            **_dump(preset.benchmark),
+            **preset.benchmark.model_dump(mode="json", exclude={"data_dir"}),
             "skills": {
                 skill: {
-                    "skill": _dump(load_skill(skill)),
+                    "skill": _asked(preset, skill),
                     "max_input_tokens": tuning.max_input_tokens,
                     "max_target_tokens": tuning.max_target_tokens,
                 }

@@ -14,7 +14,7 @@ from typing import Any
 from gptcore.adapters.mlflow_lookup import PRESET, REQUIREMENTS, SKILLS
 from gptcore.config import Preset, Training
 from gptcore.hardware import processor, usable_threads
-from gptcore.presets import load_skill, written
+from gptcore.presets import skills_of, written
 from gptcore.speed import this_machine
 from gptcore.stages import Stage
 
@@ -118,6 +118,6 @@ def parent_texts(preset: Preset) -> dict[str, str]:
     pins = [f"{name}=={version}" for name, version in installed().items()]
     return {
         PRESET: written(preset.model_dump(mode="json")),
-        SKILLS: written({skill: load_skill(skill).model_dump(mode="json") for skill in preset.finetune}),
+        SKILLS: written({name: skill.model_dump(mode="json") for name, skill in skills_of(preset).items()}),
         REQUIREMENTS: "\n".join([f"# Python {platform.python_version()}", *pins, ""]),
     }

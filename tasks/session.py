@@ -15,6 +15,7 @@ from prefect.runtime import flow_run
 
 from gptcore.adapters.ray_tasks import RayTasks
 from gptcore.config import Preset, no_counterpart
+from gptcore.energy import metered
 from gptcore.hardware import resolve_device
 from gptcore.home import home, tracking_uri
 from gptcore.plan import StagePlan, make_plan, resolve_sources
@@ -203,28 +204,34 @@ class Session:
         self.display.stage_started(stage.name, resumed)
         started = time.monotonic()
         status: Status = "FAILED"
-        try:
-            with work.signals():
-                with run.following(work):
-                    outcome = function(work)
-                work.drop_scratch()
-                work.metrics.position()  # lines that waited for room must not come after the manifest
-                manifest = self._commit(stage, planned, directory, outcome, attempts, started, run.run_id)
-            status = "FINISHED"
-        except Exception:
-            raise
-        except BaseException:
-            status = "KILLED"
-            raise
-        finally:
-            if status == "FINISHED":
-                run.finish(manifest)
-            else:
+        with metered(resolve_device(self.preset.runtime) == "cuda") as meter:
+
+            def spent() -> list[dict[str, float]]:
+                attempts.spent(time.monotonic() - started, meter.look())
+                return attempts.all()
+
+            try:
+                with work.signals():
+                    with run.following(work):
+                        outcome = function(work)
+                    work.drop_scratch()
+                    work.metrics.position()  # lines that waited for room must not come after the manifest
+                    manifest = self._commit(stage, planned, directory, outcome, spent, run.run_id)
+                status = "FINISHED"
+            except Exception:
+                raise
+            except BaseException:
+                status = "KILLED"
+                raise
+            finally:
+                if status == "FINISHED":
+                    run.finish(manifest)
+                else:
+                    with suppress_full_disk():
+                        spent()
+                    run.stop(status)
                 with suppress_full_disk():
-                    attempts.spent(time.monotonic() - started)
-                run.stop(status)
-            with suppress_full_disk():
-                work.metrics.close()
+                    work.metrics.close()
         return StageResult(
             stage.name,
             "resumed" if resumed else "ran",
@@ -238,7 +245,7 @@ class Session:
 
     def _kept(self, stage: Stage) -> Path | None:
         """Where a stage that reads sources leaves units for later runs; who forces it wants everything made anew."""
-        if not (stage.root and self.preset.runtime.keep_parts) or stage.name in self.force:
+        if not (stage.root and self.preset.runtime.keep_parts) or stage.skill or stage.name in self.force:
             return None
         return self.store.root / stage.name / "parts"
 
@@ -252,14 +259,12 @@ class Session:
         planned: StagePlan,
         directory: Path,
         outcome: Outcome,
-        attempts: Attempts,
-        started: float,
+        spent: Callable[[], list[dict[str, float]]],
         run_id: str | None,
     ) -> Manifest:
         def manifest(files: dict[str, FileRecord], digest: str) -> Manifest:
             assert planned.key and planned.identity
-            attempts.spent(time.monotonic() - started)
-            tries = attempts.all()
+            tries = spent()
             return Manifest(
                 stage=stage.name,
                 key=planned.key,
@@ -280,6 +285,7 @@ class Session:
                 mlflow_run_id=run_id,
                 mlflow_parent_run_id=self.tracking.parent_run_id,
                 notes=outcome.notes,
+                joules=round(sum(known), 3) if (known := [t["joules"] for t in tries if "joules" in t]) else None,
                 surroundings=surroundings(stage, self.preset),
             )
 

@@ -12,7 +12,7 @@ import platform
 import shlex
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -23,9 +23,10 @@ from flows.commands.reproduce_words import closing, left_out, table
 from flows.commands.run import ended_early, pipeline_on
 from gptcore.adapters.mlflow_lookup import PRESET, REQUIREMENTS, SQLITE
 from gptcore.config import Preset, all_sources
+from gptcore.config_sources import Source
 from gptcore.durable import write_bytes, write_json
 from gptcore.home import home, tracking_uri
-from gptcore.plan import make_plan, start_version
+from gptcore.plan import make_plan, resolve_tasks, start_version
 from gptcore.presets import ConfigError, skills_given, written
 from gptcore.reproduction import (
     Difference,
@@ -37,7 +38,7 @@ from gptcore.reproduction import (
     pages,
     recorded_preset,
 )
-from gptcore.stages import OUTSIDE_DIGEST, stages
+from gptcore.stages import OUTSIDE_DIGEST, skill_sources, stages
 from gptcore.store import Damaged, Manifest, Store, read_json, recorded_in
 from gptcore.verdicts import Verdict, first_difference, verdicts
 from gptcore.work import Interrupted
@@ -135,26 +136,31 @@ def _versions(record: Record) -> list[dict[str, Any]]:
     start: dict[str, Any] = {}
     for identity in identities:
         start |= identity.get("init", {})
-    return [*corpus["sources"], *([start] if start else [])]
+    tasks = next((identity["task_data"] for identity in identities if "task_data" in identity), None)
+    return [*corpus["sources"], *([start] if start else []), *([{"task_data": tasks}] if tasks else [])]
 
 
 def _versions_now(preset: Preset, then: Sequence[dict[str, Any]], at: Path) -> list[dict[str, Any] | str]:
     """The same, looked at anew: a version, or in words why there is none. The hub is asked for the recorded commit."""
+    from gptcore.text.skill_rows import resolve_rows
     from gptcore.text.sources import resolve_source
 
-    found: list[dict[str, Any] | str] = []
-    for source, before in zip(all_sources(preset.corpus), then, strict=False):
+    def now(
+        resolve: Callable[[Source, Path], dict[str, Any]], source: Source, before: dict[str, Any]
+    ) -> dict[str, Any] | str:
         commit = before.get("commit")
         try:
-            found.append(
-                resolve_source(source.model_copy(update={"revision": commit}) if commit else source, at / "cache")
-            )
+            return resolve(source.model_copy(update={"revision": commit}) if commit else source, at / "cache")
         except (ValueError, OSError) as problem:
-            found.append(one_line(problem))
+            return one_line(problem)
+
+    own = skill_sources(preset)
+    found = [now(resolve_source, *pair) for pair in zip(all_sources(preset.corpus), then, strict=False)]
+    last = [now(resolve_rows, *pair) for pair in zip(own, then[len(then) - len(own) :], strict=False)]
     try:
-        return [*found, *start_version(preset, at)]
+        return [*found, *start_version(preset, at), *resolve_tasks(preset, at), *last]
     except (ValueError, OSError) as problem:
-        return [*found, one_line(problem)]
+        return [*found, one_line(problem), *last]
 
 
 def _differences(preset: Preset, record: Record, selected: Sequence[str]) -> list[Difference]:

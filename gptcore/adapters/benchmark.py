@@ -10,34 +10,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lm_eval.api.model import LM
 
 from gptcore import durable
 from gptcore.adapters.lm_eval import GptmillLM
+from gptcore.adapters.lm_eval_data import Versions
 from gptcore.adapters.lm_eval_tasks import OWN_TASKS, MemoryTask, SkillTask, load_standard, run_tasks
 from gptcore.config import Benchmark, Finetune, Skill
 from gptcore.evaluation.baselines import baseline
 from gptcore.evaluation.headline import headline_name
 from gptcore.evaluation.overlap import OverlapCounter
-from gptcore.evaluation.scores import mean_stderr, ratio_stderr, score
+from gptcore.evaluation.scores import ratio_stderr, score
+from gptcore.evaluation.skill_scores import DIGITS, rounded, summed
 from gptcore.hardware import resolve_device
 from gptcore.model.weights import load_model
 from gptcore.text.documents import read_documents
-from gptcore.text.skills import Item, encode_example, even_sample, items, sample_items
+from gptcore.text.skill_items import items_of, stage_of
+from gptcore.text.skills import Item, encode_example, even_sample, sample_items
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.work import Outcome, Work
 
-DIGITS = 6
-"""Decimals of a score in scores.json."""
-
 
 def benchmark(
-    config: Benchmark, finetune: Mapping[str, Finetune], skills: Mapping[str, Skill], model_stage: str, work: Work
+    config: Benchmark,
+    finetune: Mapping[str, Finetune],
+    skills: Mapping[str, Skill],
+    model_stage: str,
+    work: Work,
+    task_data: Versions | None = None,
 ) -> Outcome:
     """Measure the model of `work.inputs[model_stage]`: held-out bits per byte, its skills, and standard tasks.
 
     The base model (stage pretrain) is measured on every skill, a tuned one on its own. Leaves scores.json and a
     samples-<task>.jsonl for each task; a finished task is a unit that a resume keeps. Raises ValueError when the test
-    split holds nothing to measure on, and for a standard task that cannot be loaded.
+    split holds nothing to measure on, and for a standard task that cannot be loaded. task_data: resolved versions of
+    the data that standard tasks read.
     """
     base = model_stage == "pretrain"
     own = sorted(skills) if base else [model_stage.removeprefix("finetune-")]
@@ -54,7 +61,7 @@ def benchmark(
             elif sort == "skill":
                 found = [_skill(lm, skills[name], finetune[name], config, work)]
             else:
-                found = standard(lm, name, config, [OWN_TASKS])
+                found = standard(lm, name, config, [OWN_TASKS], task_data)
             durable.write_json(unit, found)
         tasks |= {task["task"]: task for task in json.loads(unit.read_bytes())}
     for name, task in tasks.items():
@@ -95,25 +102,27 @@ def _heldout(lm: GptmillLM, config: Benchmark, work: Work) -> dict[str, Any]:
         "task": "heldout",
         "n": len(samples),
         "bytes": sum(sample["bytes"] for sample in samples),
-        "metrics": _rounded({"bits_per_byte": value, "bits_per_byte_stderr": stderr}),
+        "metrics": rounded({"bits_per_byte": value, "bits_per_byte_stderr": stderr}),
         "samples": samples,
     }
 
 
 def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, work: Work) -> dict[str, Any]:
     """Scores of generated answers, in all and per kind, beside the trivial answers' and the overlap with training."""
-    corpus = work.inputs["corpus"]
-    chosen = sample_items(items(skill, read_documents(corpus, "test")), config.items, "benchmark")
+    chosen = sample_items(items_of(skill, work.inputs, "test"), config.items, "benchmark")
     if not chosen:
         raise ValueError(
             f"the test split holds no items for the skill {skill.name}; set corpus.held_out to packages that have some"
         )
     if len(chosen) < config.items:
         work.say(f"{skill.name}: the test split holds {len(chosen)} items, benchmark.items asks for {config.items}")
-    trivial = _baseline(skill, corpus)
+    trivial = _baseline(skill.model_dump_json(), work.inputs[stage_of(skill) or "corpus"])
     overlap = OverlapCounter([*item.fields.values(), item.target] for item in chosen)
-    for document in read_documents(corpus, "train"):
+    for document in read_documents(work.inputs["corpus"], "train"):
         overlap.add(document.text)
+    if skill.data:
+        for item in items_of(skill, work.inputs, "train"):
+            overlap.add("\n".join([*item.fields.values(), item.target]))
 
     def encode(item: Item) -> list[int]:
         return encode_example(skill, item.fields, None, lm.text, tuning.max_input_tokens)[0]
@@ -131,20 +140,22 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
                 "fields": item.fields,
                 "target": item.target,
                 "prediction": result["filtered_resps"][0],
-                "scores": _rounded({metric: result[metric] for metric in skill.metrics}),
+                "scores": rounded({metric: result[metric] for metric in skill.metrics if metric in result}),
                 "baseline": guess,
-                "baseline_scores": _rounded(score(skill.metrics, guess, item.target)),
+                "baseline_scores": rounded(score(skill.metrics, guess, item.right, skill.language)),
             }
         )
     kinds = sorted({item.kind for item in chosen})
-    per_kind = {kind: _summed(skill, [sample for sample in samples if sample["kind"] == kind]) for kind in kinds}
-    found = overlap.result()
+    per_kind = {
+        kind: summed(skill, [sample for sample in samples if sample["kind"] == kind], config.seed) for kind in kinds
+    }
+    found, whole = overlap.result(), summed(skill, samples, config.seed)
     return {
+        **whole,
         "task": skill.name,
-        "n": len(samples),
         "target_metric": skill.target_metric,
         "baseline": skill.baseline,
-        "metrics": _summed(skill, samples)["metrics"] | {"overlap_13gram": round(found.share, DIGITS)},
+        "metrics": whole["metrics"] | {"overlap_13gram": round(found.share, DIGITS)},
         "kinds": per_kind if len(kinds) > 1 else {},
         "overlap_13gram": {"n": found.items, "with_13_words": found.long_enough, "overlapping": found.overlapping},
         "samples": samples,
@@ -152,24 +163,19 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
 
 
 @functools.cache
-def _baseline(skill: Skill, corpus: Path) -> Callable[[Item], str]:
-    """The trivial answers, once for all benchmarks of a pipeline: finding them reads every training document."""
-    return baseline(skill, items(skill, read_documents(corpus, "train")))
+def _baseline(values: str, training: Path) -> Callable[[Item], str]:
+    """The trivial answers, once for all benchmarks of a pipeline: finding them reads every training item."""
+    skill = Skill.model_validate_json(values)
+    return baseline(skill, items_of(skill, {stage_of(skill) or "corpus": training}, "train"))
 
 
-def _summed(skill: Skill, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and standard error of every metric, of the predictions and of the trivial answers."""
-    metrics: dict[str, float | None] = {}
-    for metric in skill.metrics:
-        for suffix, column in (("", "scores"), ("_baseline", "baseline_scores")):
-            mean, stderr = mean_stderr([sample[column][metric] for sample in samples])
-            metrics |= {f"{metric}{suffix}": mean, f"{metric}{suffix}_stderr": stderr}
-    return {"n": len(samples), "metrics": _rounded(metrics)}
-
-
-def standard(lm: GptmillLM, name: str, config: Benchmark, folders: Sequence[Path]) -> list[dict[str, Any]]:
+def standard(
+    lm: LM, name: str, config: Benchmark, folders: Sequence[Path], task_data: Versions | None = None
+) -> list[dict[str, Any]]:
     """Results of a standard task, or of a group and its members; see `load_standard` for folders and errors."""
-    results = run_tasks(lm, load_standard(name, folders), config.seed, config.num_fewshot, config.limit)
+    results = run_tasks(
+        lm, load_standard(name, folders, config.data_dir, task_data), config.seed, config.num_fewshot, config.limit
+    )
     found = []
     for task, values in results["results"].items():
         metrics = {}
@@ -190,17 +196,13 @@ def standard(lm: GptmillLM, name: str, config: Benchmark, folders: Sequence[Path
             for sample in results["samples"].get(task, [])
         ]
         plain = json.loads(json.dumps(samples, default=_plain))
-        found.append({"task": task, "n": values["sample_len"], "metrics": _rounded(metrics), "samples": plain})
+        found.append({"task": task, "n": values["sample_len"], "metrics": rounded(metrics), "samples": plain})
     return found
 
 
 def _plain(value: Any) -> Any:
     """NumPy's numbers as numbers, anything else as text."""
     return value.item() if hasattr(value, "item") else str(value)
-
-
-def _rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
-    return {name: None if value is None else round(float(value), DIGITS) for name, value in values.items()}
 
 
 def _headline(tasks: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, float]:
