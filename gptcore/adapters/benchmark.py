@@ -13,11 +13,11 @@ import torch
 
 from gptcore import durable
 from gptcore.adapters.lm_eval import GptmillLM
-from gptcore.adapters.lm_eval_tasks import OWN_TASKS, MemoryTask, SkillTask, load_standard, run_tasks
+from gptcore.adapters.lm_eval_tasks import OWN_TASKS, MemoryTask, SkillTask, load_standard, run_tasks, strings
 from gptcore.config import Benchmark, Finetune, Skill
 from gptcore.evaluation.baselines import baseline
-from gptcore.evaluation.headline import headline_name
-from gptcore.evaluation.overlap import OverlapCounter
+from gptcore.evaluation.headline import OVERLAP, headline_name
+from gptcore.evaluation.overlap import overlaps
 from gptcore.evaluation.scores import mean_stderr, ratio_stderr, score
 from gptcore.hardware import resolve_device
 from gptcore.model.weights import load_model
@@ -57,6 +57,7 @@ def benchmark(
                 found = standard(lm, name, config, [OWN_TASKS])
             durable.write_json(unit, found)
         tasks |= {task["task"]: task for task in json.loads(unit.read_bytes())}
+    _add_overlap(tasks, work)
     for name, task in tasks.items():
         lines = (json.dumps(sample, sort_keys=True, ensure_ascii=False) for sample in task.pop("samples"))
         durable.write_bytes(work.directory / f"samples-{name}.jsonl", "".join(f"{line}\n" for line in lines).encode())
@@ -101,7 +102,7 @@ def _heldout(lm: GptmillLM, config: Benchmark, work: Work) -> dict[str, Any]:
 
 
 def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, work: Work) -> dict[str, Any]:
-    """Scores of generated answers, in all and per kind, beside the trivial answers' and the overlap with training."""
+    """Scores of generated answers, in all and per kind, beside the trivial answers'."""
     corpus = work.inputs["corpus"]
     chosen = sample_items(items(skill, read_documents(corpus, "test")), config.items, "benchmark")
     if not chosen:
@@ -111,9 +112,6 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
     if len(chosen) < config.items:
         work.say(f"{skill.name}: the test split holds {len(chosen)} items, benchmark.items asks for {config.items}")
     trivial = _baseline(skill, corpus)
-    overlap = OverlapCounter([*item.fields.values(), item.target] for item in chosen)
-    for document in read_documents(corpus, "train"):
-        overlap.add(document.text)
 
     def encode(item: Item) -> list[int]:
         return encode_example(skill, item.fields, None, lm.text, tuning.max_input_tokens)[0]
@@ -138,15 +136,14 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
         )
     kinds = sorted({item.kind for item in chosen})
     per_kind = {kind: _summed(skill, [sample for sample in samples if sample["kind"] == kind]) for kind in kinds}
-    found = overlap.result()
     return {
         "task": skill.name,
         "n": len(samples),
         "target_metric": skill.target_metric,
         "baseline": skill.baseline,
-        "metrics": _summed(skill, samples)["metrics"] | {"overlap_13gram": round(found.share, DIGITS)},
+        "metrics": _summed(skill, samples)["metrics"],
         "kinds": per_kind if len(kinds) > 1 else {},
-        "overlap_13gram": {"n": found.items, "with_13_words": found.long_enough, "overlapping": found.overlapping},
+        "texts": [[*item.fields.values(), item.target] for item in chosen],
         "samples": samples,
     }
 
@@ -190,8 +187,28 @@ def standard(lm: GptmillLM, name: str, config: Benchmark, folders: Sequence[Path
             for sample in results["samples"].get(task, [])
         ]
         plain = json.loads(json.dumps(samples, default=_plain))
-        found.append({"task": task, "n": values["sample_len"], "metrics": _rounded(metrics), "samples": plain})
+        measured = {sample["doc_id"]: sample["doc"] for sample in results["samples"].get(task, [])}
+        texts = [list(strings(document)) for document in measured.values()]
+        found.append(
+            {"task": task, "n": values["sample_len"], "metrics": _rounded(metrics), "texts": texts, "samples": plain}
+        )
     return found
+
+
+def _add_overlap(tasks: Mapping[str, dict[str, Any]], work: Work) -> None:
+    """Beside the scores of every task that has items: how many of them share 13 words with the training text.
+
+    The `texts` of each task go; the training text is gone through once for all.
+    """
+    texts = {name: pieces for name, task in tasks.items() if (pieces := task.pop("texts", None))}
+    training = (document.text for document in read_documents(work.inputs["corpus"], "train"))
+    for name, found in overlaps(texts, training).items() if texts else ():
+        tasks[name]["metrics"][OVERLAP] = round(found.share, DIGITS)
+        tasks[name][OVERLAP] = {
+            "n": found.items,
+            "with_13_words": found.long_enough,
+            "overlapping": found.overlapping,
+        }
 
 
 def _plain(value: Any) -> Any:
