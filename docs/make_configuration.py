@@ -13,9 +13,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from gptcore import config, config_sources, config_steps
-from gptcore.config import Finetune, Preset, Skill
+from gptcore import config, config_skill, config_sources, config_steps
+from gptcore.config import Finetune, Preset
 from gptcore.config_part import Part
+from gptcore.config_skill import Skill, SkillData
 from gptcore.config_sources import Source
 from gptcore.config_steps import Step
 
@@ -35,7 +36,7 @@ enters the stages' keys ([stages.md](stages.md)). This page is made from the doc
 compares the two.
 """
 
-SCHEMA = (config, config_sources, config_steps)
+SCHEMA = (config, config_skill, config_sources, config_steps)
 """The modules whose docstrings the page is made of."""
 SOURCES: tuple[type[Part], ...] = typing.get_args(typing.get_args(Source)[0])
 STEPS: tuple[type[Part], ...] = typing.get_args(typing.get_args(Step)[0])
@@ -55,6 +56,7 @@ def sections() -> Iterator[tuple[str, str, type[BaseModel]]]:
                     kind = typing.get_args(part.model_fields["kind"].annotation)[0]
                     yield f"corpus.{what}, kind: {kind}", f"corpus.{what}[].", part
     yield "Skill: a file of configs/skills", "", Skill
+    yield "data of a skill", "data[].", SkillData
 
 
 def page() -> str:
@@ -113,13 +115,19 @@ def _kind(annotation: Any, limits: list[Any]) -> str:
         return _kind(inside[0], [*limits, *own])
     if origin is typing.Literal:
         return " or ".join(f"`{value}`" for value in inside)
+    if inside == SOURCES:
+        return "source"
     if origin in (typing.Union, types.UnionType):
         parts = [_kind(part, limits) for part in inside if part is not type(None)]
         return " or ".join([*parts, "null"] if type(None) in inside else parts)
     if origin is tuple:
         if inside[0] is str:
             return "list of text"
+        if inside[0] is SkillData:
+            return "list of data"
         return "list of steps" if "config_steps" in repr(inside[0]) else "list of sources"
+    if origin is dict:
+        return "text by name"
     words = {int: "whole number", float: "number", str: "text", bool: "true or false"}[annotation]
     signs = [sign for limit in limits if (sign := _limit(limit))]
     return f"{words} {' and '.join(signs)}".strip()
@@ -136,7 +144,9 @@ def default_of(name: str, field: FieldInfo) -> str:
     """A field's default as YAML, or that there is none; a `kind` of one value must always be said."""
     if field.is_required() or (name == "kind" and len(typing.get_args(field.annotation)) == 1):
         return "required"
-    value = field.default
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, dict):
+        return f"`{{{', '.join(f'{key}: {text}' for key, text in value.items())}}}`"
     if value is None:
         return "`null`"
     if isinstance(value, bool):

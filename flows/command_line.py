@@ -84,6 +84,20 @@ def parser() -> argparse.ArgumentParser:
 
     tuned_help = "a directory, models:/NAME@ALIAS, or RUN/STAGE"
     model_help = f"hf:DIRECTORY, hf:ID of the Hugging Face hub, {tuned_help}"
+    reproduce = command(
+        "reproduce",
+        "reproduce",
+        "rebuild a run from its MLflow record, and compare every stage's digest",
+        "gptmill reproduce 3f9a1c2e --until pretrain",
+    )
+    reproduce.add_argument("run", metavar="RUN", help="a run id, its first 8 characters, or latest")
+    reproduce.add_argument(
+        "--into", metavar="DIR", help="build there; a new folder, or one where this was begun (reproductions/RUN)"
+    )
+    reproduce.add_argument("--until", dest="last", metavar="STAGE", help="up to and with this stage")
+    reproduce.add_argument("--anyway", action="store_true", help="build even from other data than the recorded")
+    reproduce.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+
     generate = command("generate", "use_model", "continue a text", 'gptmill generate latest/pretrain "Return the"')
     generate.add_argument("model", metavar="MODEL", help=model_help)
     generate.add_argument("text", metavar="TEXT", help="the beginning; - reads standard input")

@@ -34,6 +34,8 @@ def pipeline(
 
         # A subflow's heartbeat thread costs it a second, and the parent's heartbeat covers it.
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            for skill in session.skills:
+                run(stages.items, f"items-{skill}", skill=skill)
             run(stages.corpus, "corpus")
             run(stages.tokenizer, "tokenizer")
             run(stages.tokens, "tokens")

@@ -9,6 +9,7 @@ from prefect import flow
 import tasks.benchmark
 import tasks.corpus
 import tasks.finetune
+import tasks.items
 import tasks.pretrain
 import tasks.publish
 import tasks.report
@@ -16,6 +17,13 @@ import tasks.tokenizer
 import tasks.tokens
 from flows.cancellation import settle_cancelled
 from tasks.session import opened
+
+
+@flow(name="items", flow_run_name="items-{skill}", on_crashed=[settle_cancelled])
+def items(skill: str, preset: str = "quickstart", overrides: list[str] | None = None) -> dict[str, Any]:
+    """A skill's own data as items of three splits."""
+    with opened(preset, overrides or ()) as session:
+        return tasks.items.items(session, skill).row()
 
 
 @flow(name="corpus", flow_run_name="corpus", on_crashed=[settle_cancelled])

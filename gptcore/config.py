@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gptcore.config_part import NotNegative, Part, Positive, Share, Strings
+from gptcore.config_skill import Skill as Skill
 from gptcore.config_sources import Files, PythonDocs, Source, Sources
 from gptcore.config_steps import WHOLE_CORPUS, Steps
 
@@ -356,6 +357,7 @@ EXECUTION: dict[str, Any] = {
     "runtime": True,
     "model": {"init"},  # where it lies; the digests of its files enter keys by themselves
     "tokenizer": {"take"},
+    "skills_folder": True,
     "pretrain": set(EXECUTION_OF_TRAINING),
     "finetune": {"__all__": set(EXECUTION_OF_TRAINING)},
 }
@@ -502,33 +504,6 @@ class Runtime(Part):
         return self
 
 
-class Skill(Part):
-    """One YAML of configs/skills: what a model can be fine-tuned for."""
-
-    name: str
-    """The skill's name, as in `finetune-<name>`."""
-    extractor: Literal["python_docs_summaries", "python_docs_parameters"]
-    """How input-target pairs are made from corpus documents."""
-    template: str
-    """The prompt, with {field} placeholders; the target follows it and the end-of-text token closes it."""
-    truncate: str
-    """The field that gives way when the prompt is too long."""
-    metrics: Strings
-    """Scores of one prediction: exact_match, f1, rouge1, rouge2, rougeL."""
-    target_metric: str
-    """The metric the publication gate looks at."""
-    baseline: Literal["lead_sentence", "most_frequent_answer"]
-    """The trivial answer every score stands beside."""
-    kinds: Strings = ()
-    """Item kinds in use; empty means all."""
-    max_context_chars: Positive | None = None
-    """An item's context holds as many entries as fit, characters; an entry longer than that gives no item."""
-    min_input_chars: Positive | None = None
-    """Items with a shorter document are left out, characters."""
-    max_target_chars: Positive | None = None
-    """Items with a longer target are left out of training and benchmark alike, characters."""
-
-
 class Preset(Part):
     """A whole pipeline: from a dataset's name to a registered model."""
 
@@ -545,7 +520,9 @@ class Preset(Part):
     pretrain: Pretrain = Pretrain.model_construct()
     """Pretraining."""
     finetune: dict[str, Finetune] = Field(default_factory=dict)
-    """Fine-tuning, one entry a skill; its key is the skill's name (configs/skills)."""
+    """Fine-tuning, one entry a skill; its key is the skill's name (`skills_folder`, then configs/skills)."""
+    skills_folder: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Where skills of one's own are looked up, each NAME.yaml. None is `skills/` beside the preset's file."""
     benchmark: Benchmark = Benchmark.model_construct()
     """Measurements."""
     publish: Publish = Publish.model_construct()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,18 @@ def resolve_device(runtime: Runtime) -> Device:
         return runtime.device
     torch_has_cuda = not library_version("torch").endswith("+cpu")
     return "cuda" if torch_has_cuda and Path("/dev/nvidia0").exists() else "cpu"
+
+
+def usable_threads(runtime: Runtime) -> int:
+    """CPU threads of all processes of a stage: `runtime.threads`, else OMP_NUM_THREADS, else one a core."""
+    return runtime.threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+
+
+@cache
+def processor() -> str:
+    """The CPU's name, as Linux says it; the architecture where it says none."""
+    found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1].strip() if found else os.uname().machine
 
 
 def resolve_dtype(dtype: str, device: str) -> str:

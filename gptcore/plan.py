@@ -12,7 +12,7 @@ from gptcore.config_sources import Source
 from gptcore.durable import sha256_json, write_json
 from gptcore.presets import ConfigError
 from gptcore.sizes import Shape, flops_per_token
-from gptcore.stages import Stage, code_digest, identity, key_of, stages
+from gptcore.stages import Stage, code_digest, identity, key_of, skill_sources, stages
 from gptcore.store import IDENTITY, Manifest, Store, problem_by_size, read_json
 from gptcore.training.checkpoint_names import latest_step
 
@@ -44,14 +44,18 @@ class StagePlan:
 def resolve_sources(preset: Preset, home: Path) -> list[dict[str, Any]]:
     """Look at every source anew and remember its version for later plans.
 
-    The version of `model.init` or `tokenizer.take` comes last.
+    Behind those of the corpus come the version of `model.init` or `tokenizer.take`, and those of the skills' own data.
     """
+    from gptcore.text.skill_rows import resolve_rows
     from gptcore.text.sources import resolve_source  # slow to import, and a plan need not resolve
 
     versions = [resolve_source(source, home / "cache") for source in all_sources(preset.corpus)]
     for source, version in zip(all_sources(preset.corpus), versions, strict=True):
         write_json(_resolved_path(source, home), version)
-    return [*versions, *_start(preset, home)]
+    own = [resolve_rows(source, home / "cache") for source in skill_sources(preset)]
+    for source, version in zip(skill_sources(preset), own, strict=True):
+        write_json(_resolved_path(source, home), version)
+    return [*versions, *start_version(preset, home), *own]
 
 
 def last_resolved(preset: Preset, home: Path) -> list[dict[str, Any]] | None:
@@ -60,10 +64,11 @@ def last_resolved(preset: Preset, home: Path) -> list[dict[str, Any]] | None:
     Loading the preset has looked at `model.init` and `tokenizer.take` already, so their version is always today's.
     """
     versions = [read_json(_resolved_path(source, home)) for source in all_sources(preset.corpus)]
-    return None if None in versions else [*versions, *_start(preset, home)]
+    own = [read_json(_resolved_path(source, home)) for source in skill_sources(preset)]
+    return None if None in [*versions, *own] else [*versions, *start_version(preset, home), *own]
 
 
-def _start(preset: Preset, home: Path) -> list[dict[str, Any]]:
+def start_version(preset: Preset, home: Path) -> list[dict[str, Any]]:
     """The version of `model.init` or `tokenizer.take`, where there is one."""
     init, take = preset.model.init, preset.tokenizer.take
     if init is None and take is None:

@@ -7,7 +7,8 @@ import importlib.resources
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,14 +54,23 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
+def written(values: Any) -> str:
+    """The YAML that `parse_yaml` reads these values from again."""
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
 def preset_names() -> list[str]:
     """The presets that come with gptmill."""
     folder = importlib.resources.files("configs")
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
-def _read_config(folder: str, name: str, what: str) -> Any:
-    """A YAML of the configs package, or a file's path when the name has a separator or ends in .yaml."""
+def _read_config(folder: str, name: str, what: str, others: Sequence[str] = ()) -> Any:
+    """A YAML of the configs package, or a file's path when the name has a separator or ends in .yaml.
+
+    others: names besides the package's, for an error.
+    """
     if "/" in name or name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
@@ -76,13 +86,46 @@ def _read_config(folder: str, name: str, what: str) -> Any:
             for p in (importlib.resources.files("configs") / folder).iterdir()
             if p.name.endswith(".yaml")
         )
+        known = sorted({*known, *others})
         raise ConfigError(f"unknown {what} {name!r}{_nearest(name, known)}; there are: {', '.join(known)}")
     return parse_yaml(resource.read_text(encoding="utf-8"), f"{name}.yaml")
 
 
-def load_skill(name: str) -> Skill:
-    """One YAML of configs/skills."""
-    return validated(Skill, _read_config("skills", name, "skill"), f"skill {name}")
+_given: dict[str, Skill] = {}
+
+
+@contextmanager
+def skills_given(skills: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, these are the skills of their names, whatever configs/skills says; raises ConfigError."""
+    checked = {name: validated(Skill, values, f"skill {name}") for name, values in skills.items()}
+    before = dict(_given)
+    _given.update(checked)
+    try:
+        yield
+    finally:
+        _given.clear()
+        _given.update(before)
+
+
+def load_skill(name: str, folder: str | None = None) -> Skill:
+    """One YAML of `folder`, or of configs/skills; raises ConfigError."""
+    if name in _given:
+        return _given[name]
+    own = sorted(path.stem for path in Path(folder).glob("*.yaml")) if folder else []
+    if name in own:
+        assert folder is not None
+        values, where = _read_config("", str(Path(folder) / f"{name}.yaml"), "skill"), f"skill {folder}/{name}.yaml"
+    else:
+        values, where = _read_config("skills", name, "skill", own), f"skill {name}"
+    skill = validated(Skill, values, where)
+    if skill.name != name:
+        raise ConfigError(f"{where}: its name is {skill.name!r}; file, name and the key of finetune must be the same")
+    return skill
+
+
+def skills_of(preset: Preset) -> dict[str, Skill]:
+    """The skills that a preset's models are tuned for, in order."""
+    return {name: load_skill(name, preset.skills_folder) for name in preset.finetune}
 
 
 def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
@@ -95,9 +138,11 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
         raise ConfigError(f"preset {name} must be a mapping of sections, not {type(values).__name__}")
     for override in overrides:
         _apply(values, override)
+    beside = Path(name).parent / "skills"
+    if name.endswith((".yaml", ".yml")) and beside.is_dir():
+        values.setdefault("skills_folder", str(beside.resolve()))
     preset = validated(Preset, _with_size(_with_start(values, name), name), f"preset {name}")
-    for skill in preset.finetune:
-        load_skill(skill)
+    skills_of(preset)
     return preset
 
 

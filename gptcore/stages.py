@@ -18,11 +18,14 @@ from gptcore.config import (
     all_sources,
     special_tokens,
 )
+from gptcore.config_skill import CORPUS_METRICS, LABEL_METRICS, OF_DATA, OF_ITEMS, Skill
 from gptcore.config_sources import Source, identity_of
 from gptcore.durable import sha256_json
 from gptcore.hardware import library_version, resolve_device, resolve_dtype
-from gptcore.presets import load_skill
+from gptcore.presets import load_skill, skills_of
 
+OUTSIDE_DIGEST = ("publish", "report")
+"""Stages that leave no result files: their output digest says nothing."""
 TRAININGS = ("text/bpe_training.py", "text/unigram_training.py", "text/word_training.py")
 LIBRARIES_OF_STEPS = {"repair": ("ftfy",), "language": ("py3langid",)}
 """A test holds them against what the steps themselves say."""
@@ -49,14 +52,17 @@ class Stage:
     """Whether it reads sources of its own, whose versions enter the key."""
     init: tuple[str, ...] = ()
     """Which parts of `model.init`, or of `tokenizer.take`, it reads, whose digests enter the key."""
+    skill: str | None = None
+    """The skill whose sources a root stage reads; None stands for the corpus's."""
 
 
 def stages(preset: Preset) -> dict[str, Stage]:
     """Every stage of a preset by name, each after what it reads."""
     skills = tuple(preset.finetune)
+    own = {name: f"items-{name}" for name, skill in skills_of(preset).items() if skill.data}
     models = {"base": "pretrain", **{skill: f"finetune-{skill}" for skill in skills}}
     benchmarks = tuple(f"benchmark-{model}" for model in models)
-    skill_code = ("text/skills.py", "text/docstring_items.py")
+    skill_code = ("text/skills.py", "text/skill_items.py", "text/docstring_items.py")
     reader = ("text/tokenizer.py", "text/encodings.py", "text/splitting.py")
     text, learning = ("text",), ("model", "training", "shuffle.py", *reader, *skill_code)
     start = preset.model.init is not None
@@ -64,8 +70,14 @@ def stages(preset: Preset) -> dict[str, Stage]:
     begun = ("config", "weights", "tokenizer") if start else ()
     reading = ("pretrained.py", "adapters/pretrained.py", "adapters/hf_weights.py") if start else ()
     added = ("text/takeover.py", "tokenizer_file.py", "byte_vocabulary.py") if taken else TRAININGS
+    # A corpus is cleared of the test items that it can know; else it does not wait for them.
+    clears = tuple(own.values()) if any(step.kind == "decontaminate" for step in preset.corpus.steps) else ()
     every = [
-        Stage("corpus", 3, (), _corpus, corpus_libraries(preset), text, root=True),
+        *(
+            Stage(name, 1, (), _items(skill), libraries_of_items(preset, skill), text, root=True, skill=skill)
+            for skill, name in own.items()
+        ),
+        Stage("corpus", 3, clears, _corpus, corpus_libraries(preset), text, root=True),
         Stage("tokenizer", 1, ("corpus",), _tokenizer, ("tokenizers",), (*reader, *added), init=taken),
         Stage(
             "tokens",
@@ -77,16 +89,23 @@ def stages(preset: Preset) -> dict[str, Stage]:
         ),
         Stage("pretrain", 2, ("tokens", "tokenizer"), _pretrain, ("torch",), (*learning, *reading), init=begun),
         *(
-            Stage(f"finetune-{skill}", 1, ("pretrain", "corpus"), _finetune(skill), _tuners(tuning), learning)
+            Stage(
+                f"finetune-{skill}",
+                1,
+                ("pretrain", own.get(skill, "corpus")),
+                _finetune(skill),
+                _tuners(tuning),
+                learning,
+            )
             for skill, tuning in preset.finetune.items()
         ),
         *(
             Stage(
                 f"benchmark-{model}",
                 3,
-                (stage, "corpus"),
+                (stage, "corpus", *(name for skill, name in own.items() if model in ("base", skill))),
                 _benchmark(model),
-                ("torch", "lm-eval", "rouge-score"),
+                ("torch", "lm-eval", "rouge-score", *libraries_of_metrics(preset, model)),
                 (
                     "evaluation",
                     "adapters/benchmark.py",
@@ -105,7 +124,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
             lambda p: {
                 "name": p.publish.name or p.name,
                 "margin_stderr": p.publish.margin_stderr,
-                "skills": {skill: load_skill(skill).target_metric for skill in p.finetune},
+                "skills": {name: skill.target_metric for name, skill in skills_of(p).items()},
             },
             ("mlflow", "transformers"),
             ("adapters", "text/licences.py"),
@@ -167,7 +186,8 @@ def identity(
         "libraries": {name: library_version(name).split("+")[0] for name in stage.libraries},
     }
     if stage.root:
-        parts["sources"] = corpus_versions(preset, sources or [])
+        of_skill = stage.skill and skill_versions(preset, sources or [], stage.skill)
+        parts["sources"] = of_skill or corpus_versions(preset, sources or [])
     if stage.init:
         version = init_version(preset, sources or [])
         parts["init"] = {part: version[part] for part in stage.init}
@@ -182,6 +202,35 @@ def corpus_versions(preset: Preset, sources: list[dict[str, Any]]) -> list[dict[
 def init_version(preset: Preset, sources: list[dict[str, Any]]) -> dict[str, Any]:
     """Of the resolved versions that of `model.init` or `tokenizer.take`, which cannot both be there."""
     return sources[len(all_sources(preset.corpus))]
+
+
+def skill_sources(preset: Preset) -> list[Source]:
+    """The sources of all skills with data of their own, in the order of their resolved versions."""
+    return [place.source for skill in skills_of(preset).values() for place in skill.data]
+
+
+def skill_versions(preset: Preset, sources: list[dict[str, Any]], skill: str) -> list[dict[str, Any]]:
+    """Of the resolved versions those of a skill's data; they stand behind all others."""
+    counts = {name: len(own.data) for name, own in skills_of(preset).items()}
+    begin = len(sources) - sum(counts.values())
+    for name, count in counts.items():
+        if name == skill:
+            return sources[begin : begin + count]
+        begin += count
+    raise KeyError(skill)
+
+
+def libraries_of_items(preset: Preset, skill: str) -> tuple[str, ...]:
+    """The distributions that read a skill's data."""
+    names = [path for place in skills_of(preset)[skill].data for path in getattr(place.source, "paths", ())]
+    return ("babel",) if any(re.search(r"\.po\b|\*$", name) for name in names) else ()
+
+
+def libraries_of_metrics(preset: Preset, model: str) -> tuple[str, ...]:
+    """The distributions that score what a model says, besides rouge-score."""
+    used = {metric for name, skill in skills_of(preset).items() if model in ("base", name) for metric in skill.metrics}
+    found = {"sacrebleu": used & set(CORPUS_METRICS), "scikit-learn": used & set(LABEL_METRICS)}
+    return tuple(name for name, metrics in found.items() if metrics)
 
 
 def key_of(parts: dict[str, Any]) -> str:
@@ -234,7 +283,25 @@ def _pretrain(preset: Preset) -> dict[str, Any]:
 
 
 def _finetune(skill: str) -> Identity:
-    return lambda preset: {"skill": _dump(load_skill(skill)), **_training(preset, preset.finetune[skill])}
+    return lambda preset: {"skill": _asked(preset, skill), **_training(preset, preset.finetune[skill])}
+
+
+def _asked(preset: Preset, skill: str) -> dict[str, Any]:
+    """A skill but for its data, whose items have a digest of their own."""
+    values: dict[str, Any] = load_skill(skill, preset.skills_folder).model_dump(mode="json", exclude=set(OF_DATA))
+    return values
+
+
+def _items(name: str) -> Identity:
+    """What decides a skill's items: not how they are asked or scored."""
+
+    def of(preset: Preset) -> dict[str, Any]:
+        skill: Skill = load_skill(name, preset.skills_folder)
+        values = skill.model_dump(mode="json", include={*OF_DATA, *OF_ITEMS} - {"data"})
+        places = [{"split": place.split, "target": place.target} for place in skill.data]
+        return {**values, "sources": [identity_of(place.source) for place in skill.data], "places": places}
+
+    return of
 
 
 def _report(preset: Preset) -> dict[str, Any]:
@@ -256,7 +323,7 @@ def _benchmark(model: str) -> Identity:
             **_dump(preset.benchmark),
             "skills": {
                 skill: {
-                    "skill": _dump(load_skill(skill)),
+                    "skill": _asked(preset, skill),
                     "max_input_tokens": tuning.max_input_tokens,
                     "max_target_tokens": tuning.max_target_tokens,
                 }

@@ -2,7 +2,7 @@
 
 <root>/<stage>/<first 16 of key>/
     IDENTITY.json   what this directory is for; written when work begins
-    ATTEMPTS.json   tries so far: started, seconds of own work
+    ATTEMPTS.json   tries so far: started, seconds of own work, joules
     scratch/        committed units of unfinished work
     MANIFEST.json   written last: its presence is what makes the stage finished
     TRACKING.json   by tracker: which run holds the stage there, and whether everything reached it
@@ -68,6 +68,10 @@ class Manifest:
     mlflow_run_id: str | None
     mlflow_parent_run_id: str | None
     notes: dict[str, Any] = field(default_factory=dict)
+    joules: float | None = None
+    """Energy of this machine's processors and GPUs over all attempts, where it could be read (gptcore/energy.py)."""
+    surroundings: dict[str, Any] = field(default_factory=dict)
+    """What it ran on, as found then: Python, the libraries, processor, GPU, threads. Empty in old manifests."""
 
     @staticmethod
     def parse(text: bytes) -> Manifest:
@@ -242,10 +246,12 @@ class Attempts:
         tries = self.all()
         write_json(self.directory / ATTEMPTS, [*tries, {"started": time.time(), "seconds": 0.0}])
 
-    def spent(self, seconds: float) -> None:
-        """Record what the current try has cost so far."""
+    def spent(self, seconds: float, joules: float | None = None) -> None:
+        """Record what the current try has cost so far; joules where the machine can tell."""
         tries = self.all()
         tries[-1]["seconds"] = seconds
+        if joules is not None:
+            tries[-1]["joules"] = round(joules, 3)
         write_json(self.directory / ATTEMPTS, tries)
 
     def all(self) -> list[dict[str, float]]:

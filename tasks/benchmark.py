@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
-from gptcore.presets import load_skill
+from gptcore.presets import skills_of
 from tasks.options import STAGE_TASK
 from tasks.result import StageResult
 from tasks.session import Session, StageFunction
@@ -19,7 +19,7 @@ def benchmark(session: Session, model: str) -> StageResult:
 
         preset = session.preset
         tunings = {skill: t for skill, t in preset.finetune.items() if model in ("base", skill)}
-        skills = {skill: load_skill(skill) for skill in tunings}
+        skills = {name: skill for name, skill in skills_of(preset).items() if name in tunings}
         stage = "pretrain" if model == "base" else f"finetune-{model}"
         return lambda work: measure(preset.benchmark, tunings, skills, stage, work)
 

@@ -13,6 +13,7 @@ from tasks.session import Session, StageFunction
 
 if TYPE_CHECKING:
     from gptcore.text.comparing import Benchmarks
+    from gptcore.work import Work
 
 
 @task(name="corpus", task_run_name="corpus", **STAGE_TASK)
@@ -21,14 +22,18 @@ def corpus(session: Session) -> StageResult:
 
     def prepare() -> StageFunction:
         from gptcore.text.corpus import build_corpus
+        from gptcore.text.skill_items import held_texts
 
         versions, tasks = corpus_versions(session.preset, session.sources), standard_benchmarks(session.preset)
 
-        def benchmarks() -> Benchmarks:
+        def benchmarks(work: Work) -> Benchmarks:
+            own = [(name, held_texts(directory)) for name, directory in work.inputs.items()]
+            if not tasks:
+                return own
             from gptcore.adapters.lm_eval_tasks import OWN_TASKS, standard_texts  # lm-eval takes seconds
 
-            return [pair for name in tasks for pair in standard_texts(name, [OWN_TASKS])]
+            return [*own, *(pair for name in tasks for pair in standard_texts(name, [OWN_TASKS]))]
 
-        return lambda work: build_corpus(session.preset.corpus, versions, work, benchmarks if tasks else tuple)
+        return lambda work: build_corpus(session.preset.corpus, versions, work, lambda: benchmarks(work))
 
     return session.stage("corpus", prepare)

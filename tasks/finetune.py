@@ -17,6 +17,6 @@ def finetune(session: Session, skill: str) -> StageResult:
     def prepare() -> StageFunction:
         from gptcore.training.finetune import finetune as tune
 
-        return lambda work: tune(session.preset.finetune[skill], load_skill(skill), work)
+        return lambda work: tune(session.preset.finetune[skill], load_skill(skill, session.preset.skills_folder), work)
 
     return session.stage(f"finetune-{skill}", prepare)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
-from gptcore.presets import load_skill
+from gptcore.presets import skills_of
 from gptcore.work import Outcome, Work
 from tasks.options import STAGE_TASK
 from tasks.result import StageResult
@@ -20,7 +20,7 @@ def publish(session: Session) -> StageResult:
         from gptcore.adapters.publish import publish as register
 
         preset = session.preset
-        skills = {skill: load_skill(skill) for skill in preset.finetune}
+        skills = skills_of(preset)
 
         def stage(work: Work) -> Outcome:
             assert session.running

@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from prefect.runtime import flow_run
 
 from gptcore.adapters.ray_tasks import RayTasks
 from gptcore.config import Preset, no_counterpart
+from gptcore.energy import metered
 from gptcore.hardware import resolve_device
 from gptcore.home import home, tracking_uri
 from gptcore.plan import StagePlan, make_plan, resolve_sources
@@ -22,11 +24,22 @@ from gptcore.stages import Stage, code_digest, stages
 from gptcore.store import Attempts, Damaged, FileRecord, Manifest, Store, recorded_in
 from gptcore.work import Outcome, Work, suppress_full_disk
 from tasks.invocation import invocation_identity
-from tasks.provenance import git_state
+from tasks.provenance import git_state, stage_tags, surroundings
 from tasks.result import Display, NotFresh, Quiet, StageResult
-from tasks.tracking import ParentTracking, Status
+from tasks.tracking import ParentTracking, Reproduction, Status
 
 StageFunction = Callable[[Work], Outcome]
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """A recorded run that is being built again: in a home of its own, from the versions of its sources."""
+
+    home: Path
+    uri: str
+    """The tracker that holds the record."""
+    sources: list[dict[str, Any]]
+    reproduction: Reproduction
 
 
 class Session:
@@ -41,6 +54,7 @@ class Session:
         display: Display | None = None,
         at: Path | None = None,
         command: str | None = None,
+        rebuild: Rebuild | None = None,
     ) -> None:
         """command: the `gptmill run` of this preset and its overrides, for advice."""
         self.preset, self.sources, self.selected, self.force = preset, sources, list(selected), set(force)
@@ -53,7 +67,14 @@ class Session:
         """Key and MLflow run of the stage at work."""
         self._verified: set[str] = set()
         identity = invocation_identity(preset, sources)
-        self.tracking = ParentTracking(preset, identity, self.home, tracking_uri(self.home), self.display.say)
+        self.tracking = ParentTracking(
+            preset,
+            identity,
+            self.home,
+            rebuild.uri if rebuild else tracking_uri(self.home),
+            self.display.say,
+            rebuild.reproduction if rebuild else None,
+        )
 
     @property
     def skills(self) -> list[str]:
@@ -178,33 +199,39 @@ class Session:
             cache=self.home / "cache",
             spread=self._spread(),
         )
-        run = self.tracking.open_stage(stage.name, planned, directory, self._tags(stage, planned))
+        run = self.tracking.open_stage(stage.name, planned, directory, self._tags(planned))
         self.running = (planned.key, run.run_id)
         self.display.stage_started(stage.name, resumed)
         started = time.monotonic()
         status: Status = "FAILED"
-        try:
-            with work.signals():
-                with run.following(work):
-                    outcome = function(work)
-                work.drop_scratch()
-                work.metrics.position()  # lines that waited for room must not come after the manifest
-                manifest = self._commit(stage, planned, directory, outcome, attempts, started, run.run_id)
-            status = "FINISHED"
-        except Exception:
-            raise
-        except BaseException:
-            status = "KILLED"
-            raise
-        finally:
-            if status == "FINISHED":
-                run.finish(manifest)
-            else:
+        with metered(resolve_device(self.preset.runtime) == "cuda") as meter:
+
+            def spent() -> list[dict[str, float]]:
+                attempts.spent(time.monotonic() - started, meter.look())
+                return attempts.all()
+
+            try:
+                with work.signals():
+                    with run.following(work):
+                        outcome = function(work)
+                    work.drop_scratch()
+                    work.metrics.position()  # lines that waited for room must not come after the manifest
+                    manifest = self._commit(stage, planned, directory, outcome, spent, run.run_id)
+                status = "FINISHED"
+            except Exception:
+                raise
+            except BaseException:
+                status = "KILLED"
+                raise
+            finally:
+                if status == "FINISHED":
+                    run.finish(manifest)
+                else:
+                    with suppress_full_disk():
+                        spent()
+                    run.stop(status)
                 with suppress_full_disk():
-                    attempts.spent(time.monotonic() - started)
-                run.stop(status)
-            with suppress_full_disk():
-                work.metrics.close()
+                    work.metrics.close()
         return StageResult(
             stage.name,
             "resumed" if resumed else "ran",
@@ -218,7 +245,7 @@ class Session:
 
     def _kept(self, stage: Stage) -> Path | None:
         """Where a stage that reads sources leaves units for later runs; who forces it wants everything made anew."""
-        if not (stage.root and self.preset.runtime.keep_parts) or stage.name in self.force:
+        if not (stage.root and self.preset.runtime.keep_parts) or stage.skill or stage.name in self.force:
             return None
         return self.store.root / stage.name / "parts"
 
@@ -232,14 +259,12 @@ class Session:
         planned: StagePlan,
         directory: Path,
         outcome: Outcome,
-        attempts: Attempts,
-        started: float,
+        spent: Callable[[], list[dict[str, float]]],
         run_id: str | None,
     ) -> Manifest:
         def manifest(files: dict[str, FileRecord], digest: str) -> Manifest:
             assert planned.key and planned.identity
-            attempts.spent(time.monotonic() - started)
-            tries = attempts.all()
+            tries = spent()
             return Manifest(
                 stage=stage.name,
                 key=planned.key,
@@ -260,22 +285,15 @@ class Session:
                 mlflow_run_id=run_id,
                 mlflow_parent_run_id=self.tracking.parent_run_id,
                 notes=outcome.notes,
+                joules=round(sum(known), 3) if (known := [t["joules"] for t in tries if "joules" in t]) else None,
+                surroundings=surroundings(stage, self.preset),
             )
 
         return self.store.commit(manifest, directory, outcome.results)
 
-    def _tags(self, stage: Stage, planned: StagePlan) -> dict[str, str]:
+    def _tags(self, planned: StagePlan) -> dict[str, str]:
         assert planned.identity
-        git = git_state()
-        seed = planned.identity["config"].get("seed")
-        return {
-            "git.commit": str(git["commit"]),
-            "git.dirty": str(git["dirty"]),
-            "key": str(planned.key),
-            "device": resolve_device(self.preset.runtime),
-            **({"seed": str(seed)} if seed is not None else {}),
-            **{f"input.{name}": digest for name, digest in planned.identity["inputs"].items()},
-        }
+        return stage_tags(str(planned.key), planned.identity, git_state(), resolve_device(self.preset.runtime))
 
     def summary(self) -> dict[str, Any]:
         """What `run --json` prints, but for the seconds."""
@@ -296,6 +314,18 @@ class Session:
 
 _active: Session | None = None
 _display: Display | None = None
+_rebuild: Rebuild | None = None
+
+
+@contextmanager
+def rebuilding(rebuild: Rebuild) -> Iterator[None]:
+    """Sessions opened inside work in its home, on its sources, and are recorded as its."""
+    global _rebuild
+    before, _rebuild = _rebuild, rebuild
+    try:
+        yield
+    finally:
+        _rebuild = before
 
 
 @contextmanager
@@ -325,11 +355,10 @@ def opened(
     loaded = load_preset(preset, overrides)
     if _display is None and flow_run.id and (unpublished := no_counterpart(loaded.model)):
         get_run_logger().warning(unpublished)  # where nobody watches; `gptmill run` has said it
-    at = home()
+    at = _rebuild.home if _rebuild else home()
+    sources = _rebuild.sources if _rebuild else resolve_sources(loaded, at)
     every = list(stages(loaded))
-    session = Session(
-        loaded, resolve_sources(loaded, at), selected or every, force, _display, at, _command(preset, overrides)
-    )
+    session = Session(loaded, sources, selected or every, force, _display, at, _command(preset, overrides), _rebuild)
     _active = session
     try:
         session.tracking.begin()

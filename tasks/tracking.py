@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -18,6 +19,7 @@ from gptcore.store import MANIFEST, TRACKING, Manifest, read_json, recorded_in
 from gptcore.work import Work
 from tasks.invocation import ENDED, Owner, abandoned, claim
 from tasks.prefect_runs import end_as_crashed
+from tasks.provenance import parent_tags, parent_texts, stage_tags
 
 if TYPE_CHECKING:
     from gptcore.adapters.mlflow_runs import StageFacts, StageRun, Tracker
@@ -39,6 +41,20 @@ class Finished(Protocol):
     @property
     def mlflow_run_id(self) -> str | None:
         """Its own run."""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What marks the parent run of a rebuild, which is no pipeline run of its own: `latest` and `runs` pass it over."""
+
+    run_id: str
+    """Of the run that is rebuilt."""
+    invocation: str
+    """Its parent run is found by this, however often the rebuild is begun."""
+
+    def tags(self) -> dict[str, str]:
+        """Of the parent run."""
+        return {"gptmill.role": "reproduction", "reproduces": self.run_id}
 
 
 class StageTracking:
@@ -85,8 +101,17 @@ class StageTracking:
 class ParentTracking:
     """The parent run: opened by the first stage that runs, so that a run with nothing to do leaves no row."""
 
-    def __init__(self, preset: Preset, identity: str, home: Path, uri: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        preset: Preset,
+        identity: str,
+        home: Path,
+        uri: str,
+        say: Callable[[str], None],
+        reproduction: Reproduction | None = None,
+    ) -> None:
         self._preset, self._identity, self._home, self.uri, self.say = preset, identity, home, uri, say
+        self._reproduction = reproduction
         self._tracker: Tracker | None = None
         self._owner: Owner | None = None
         self._folder = home / "invocations"
@@ -118,13 +143,21 @@ class ParentTracking:
         if self.parent_run_id is None:
             owner = self._owner
             assert owner is not None
-            self.parent_run_id = self.tracker().open_parent(
+            again = self._reproduction
+            run_id = self.tracker().open_parent(
                 self._preset.name,
-                self._preset.name,
+                f"reproduction of {again.run_id[:8]}" if again else self._preset.name,
                 self._preset.model_dump(mode="json"),
-                {"gptmill.invocation": owner.values["invocation"], **_prefect_tags(owner.values["flow_run_id"])},
+                {
+                    "gptmill.invocation": owner.values["invocation"],
+                    **parent_tags(),
+                    **(again.tags() if again else {}),
+                    **_prefect_tags(owner.values["flow_run_id"]),
+                },
             )
-            owner.remember(run_id=self.parent_run_id)
+            owner.remember(run_id=run_id)
+            self.tracker().log_texts(run_id, parent_texts(self._preset))
+            self.parent_run_id = run_id  # last: an outage before it, and the next stage tries again
         return self.parent_run_id
 
     def _take_over(self) -> Owner | None:
@@ -160,7 +193,7 @@ class ParentTracking:
         return True
 
     def _new_owner(self) -> Owner:
-        invocation = uuid.uuid4().hex
+        invocation = self._reproduction.invocation if self._reproduction else uuid.uuid4().hex
         owner = claim(self._folder, invocation)
         assert owner is not None
         owner.remember(invocation=invocation, identity=self._identity, uri=self.uri)
@@ -193,7 +226,7 @@ class ParentTracking:
             # Behind the sources stand the files that decontamination is held against, if there are some.
             sources = [*identity["config"]["sources"], {"kind": "files", "for": "decontaminate"}]
             inputs += tuple(
-                StageInput(source["kind"], sha256_json(version), canonical_json(source).decode())
+                StageInput(source["kind"], sha256_json(version), canonical_json(source).decode(), version)
                 for source, version in zip(sources, identity["sources"], strict=False)
             )
         if "init" in identity:
@@ -236,12 +269,10 @@ class ParentTracking:
             return run_id
         from gptcore.adapters.mlflow_client import TrackerAway
 
+        device = str(manifest.execution.get("resolved_device"))
         tags = {
-            "git.commit": str(manifest.git.get("commit")),
-            "git.dirty": str(manifest.git.get("dirty")),
-            "key": manifest.key,
+            **stage_tags(manifest.key, manifest.identity, manifest.git, device),
             "digest": manifest.output_digest,
-            "device": str(manifest.execution.get("resolved_device")),
             "replayed": "true",
         }
         try:

@@ -19,6 +19,7 @@ from gptcore.adapters.lm_eval import GptmillLM
 from gptcore.adapters.lm_eval_tasks import standard_texts
 from gptcore.config import Benchmark, Finetune, Runtime, Skill
 from gptcore.config import Tokenizer as TokenizerConfig
+from gptcore.evaluation import scoring
 from gptcore.model.families import build
 from gptcore.model.generate import Answer, generate
 from gptcore.model.gpt import GPT, GPTConfig
@@ -154,7 +155,8 @@ def test_rolling_scores_every_token_once(lm: GptmillLM) -> None:
 def test_batching_does_not_change_scores(lm: GptmillLM, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [([5, 6, 7 + i], [9 + i] * (1 + i % 4)) for i in range(20)]
     together = lm.continuations(pairs)
-    monkeypatch.setitem(adapter.LOGITS, "cpu", 1)
+    monkeypatch.setitem(scoring.LOGITS, "cpu", 1)
+    monkeypatch.setitem(scoring.TOKENS, "cpu", 1)
     alone = lm.continuations(pairs)
     assert [nats for nats, _ in together] == pytest.approx([nats for nats, _ in alone], abs=1e-4)
 
@@ -162,9 +164,11 @@ def test_batching_does_not_change_scores(lm: GptmillLM, monkeypatch: pytest.Monk
 def test_generation_takes_ids_text_and_stop_strings(lm: GptmillLM, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[int, int] = {}
 
-    def watched(model: GPT, prompts: list[list[int]], limits: list[int], stop: set[int]) -> list[list[Answer]]:
+    def watched(
+        model: GPT, prompts: list[list[int]], limits: list[int], stop: set[int], **more: Any
+    ) -> list[list[Answer]]:
         asked.update((len(prompt), limit) for prompt, limit in zip(prompts, limits, strict=True))
-        return generate(model, prompts, limits, stop)
+        return generate(model, prompts, limits, stop, **more)
 
     monkeypatch.setattr(adapter, "generate", watched)
     ids = lm.text.encode("Sort the list")

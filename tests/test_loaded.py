@@ -334,7 +334,7 @@ def test_a_vocabulary_that_is_not_the_tokenizers_is_refused(broken: Path, plain:
         ("[]", "skill.json holds no JSON object"),
         ("{}", "skill.json: max_input_tokens None is not a positive whole number"),
         ('{"max_input_tokens": 9, "max_target_tokens": "9"}', "skill.json: max_target_tokens '9' is not"),
-        ('{"max_input_tokens": 9, "max_target_tokens": 9, "name": "qa"}', "skill.json: extractor is missing; template"),
+        ('{"max_input_tokens": 9, "max_target_tokens": 9, "name": "qa"}', "skill.json: template is missing; truncate"),
     ],
 )
 def test_a_damaged_skill_is_named(text: str, words: str, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:

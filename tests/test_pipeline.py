@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import PATIENCE_S, Finished
 from tiny_pipeline import answer
@@ -20,6 +21,7 @@ from benchmarks.kill import Running
 from gptcore.adapters.mlflow_client import Run
 from gptcore.adapters.mlflow_lookup import default_uri
 from gptcore.adapters.mlflow_runs import PARENT, Tracker
+from gptcore.presets import load_preset, load_skill, parse_yaml
 from gptcore.store import MANIFEST, Manifest, Store
 
 DATA = ["corpus", "tokenizer", "tokens"]
@@ -166,6 +168,45 @@ def test_a_stage_run_is_described(tiny: Finished, tracked: Tracked) -> None:
         assert bool(system) == (name in MODELS), f"{name}: {system}"
         if name in MODELS:
             assert tags["seed"] == "1" and run.data.params["learning_rate"] == "0.001"
+
+
+def test_a_number_leads_back_to_the_sources_by_mlflow_alone(tiny: Finished, tracked: Tracked) -> None:
+    """From a metric on the parent row, over the stages that its stage read, to the versions of what the corpus read."""
+    parent = tracked.client.get_run(tiny.first["run_id"])
+    tags = parent.data.tags
+    runs = {name: tracked.client.get_run(tags[f"stage.{name}.run_id"]) for name in STAGES}
+    (name,) = [n for n in BENCHMARKS if "qa/f1" in runs[n].data.metrics]
+    assert name == "benchmark-qa" and runs[name].data.metrics["qa/f1"] == parent.data.metrics["qa/f1"]
+    path = [name]
+    while path[-1] != "corpus":
+        read = {k.removeprefix("input."): v for k, v in runs[path[-1]].data.tags.items() if k.startswith("input.")}
+        assert read == {n: tags[f"stage.{n}.digest"] for n in read}
+        assert read == {n: runs[n].data.tags["digest"] for n in read}
+        path.append(next(iter(read)))
+    assert path == ["benchmark-qa", "finetune-qa", "pretrain", "tokens", "corpus"]
+    (source,) = runs["corpus"].inputs.dataset_inputs
+    version = json.loads(source.dataset.profile)
+    assert version["kind"] == "python_docs" and version["packages"]["numpy"]["version"] == np.__version__
+    assert HEX64.fullmatch(version["packages"]["numpy"]["digest"])
+    assert json.loads(source.dataset.source)["uri"] == json.dumps(
+        {"kind": "python_docs", "packages": ["numpy", "networkx"], "stdlib": False}, separators=(",", ":")
+    )
+    manifest = tracked.client.download_artifacts(runs["corpus"].info.run_id, MANIFEST)
+    assert Manifest.parse(Path(manifest).read_bytes()).identity["sources"] == [version]
+
+
+def test_the_parent_holds_the_config_whole(tiny: Finished, tracked: Tracked, tmp_path: Path) -> None:
+    for name in ("preset.yaml", "skills.yaml", "requirements.txt"):
+        tracked.client.download_artifacts(tiny.first["run_id"], name, str(tmp_path))
+    assert load_preset(str(tmp_path / "preset.yaml")) == load_preset(str(tiny.preset))
+    skills = parse_yaml((tmp_path / "skills.yaml").read_text(), "skills.yaml")
+    assert skills == {skill: load_skill(skill).model_dump(mode="json") for skill in ("summarization", "qa")}
+    assert f"numpy=={np.__version__}" in (tmp_path / "requirements.txt").read_text().splitlines()
+    tags = tracked.client.get_run(tiny.first["run_id"]).data.tags
+    manifest = manifest_of(tiny.first["stages"]["pretrain"])
+    assert tags["git.commit"] == str(manifest.git["commit"]) and tags["directory"] == str(tiny.home.parent)
+    assert manifest.surroundings["threads"] == 1 and manifest.surroundings["devices"] == 1
+    assert manifest.surroundings["libraries"]["numpy"] == np.__version__
 
 
 def test_training_curves_have_every_step_once(tiny: Finished, tracked: Tracked) -> None:

@@ -18,11 +18,12 @@ from gptcore.evaluation.report import build_report
 from gptcore.evaluation.report_lineage import differing, reproduction
 from gptcore.evaluation.report_plots import POINTS, Bars, Line, bars, curves, thinned
 from gptcore.evaluation.report_scores import extremes
+from gptcore.evaluation.report_training import Curves, energy
 from gptcore.evaluation.report_words import duration, number, size
 from gptcore.html_page import Markup, page, table, text
 from gptcore.presets import load_preset, preset_names
 from gptcore.store import Manifest
-from gptcore.work import Work
+from gptcore.work import Work, read_metrics
 
 NASTY = "</script><b>bold & brave</b>\x00\ud800 'q' \"d\""
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -156,6 +157,7 @@ def whole_run(root: Path) -> dict[str, Path]:
             **tally, "found": 1500, "cut": 2, "dropped": {"duplicates": 226, "too_short": 0, "undecodable": 1},
             "sources": [{"kind": "python_docs", "version": {}, **tally}],
             "packages": {"numpy": {"version": "2.9.1", "held_out": True, **tally}},
+            "licences": {"BSD-3-Clause": tally},
         },
     )  # fmt: skip
     write_json(
@@ -163,13 +165,16 @@ def whole_run(root: Path) -> dict[str, Path]:
         {"vocab_size": 2048, "bytes_per_token": 3.456, "fertility": 1.789, "special_tokens": {"<|endoftext|>": 2040},
          "measured_on": {"split": "validation", "tokens": 777}},
     )  # fmt: skip
+    write_json(inputs["tokens"] / "index.json", {"splits": {"train": {"tokens": 1000, "bytes": 3000, "sources": {}}}})
     for stage, last in (("pretrain", 300), ("finetune-qa", 100)):
         lines = []
         for step in range(10, last + 1, 10):
             m = {f"{stage}/loss": 5 - step / 100, f"{stage}/tokens_per_second": 9000.0 + step}
+            m[f"{stage}/tokens"] = step * 1024.0
             if step % 100 == 0:
                 m |= {f"{stage}/val_loss": 5.2 - step / 100, f"{stage}/val_bits_per_byte": 2.5 - step / 400}
-            lines.append(json.dumps({"t": 1, "step": step, "m": m}))
+            stopped = 3_600_000 if step > 200 else 0  # for an hour
+            lines.append(json.dumps({"t": 1000 * step + stopped, "step": step, "m": m}))
         write_bytes(inputs[stage] / "metrics.jsonl", "\n".join([*lines, '{"t": 1, "st']).encode())
     write_json(
         inputs["benchmark-base"] / "scores.json",
@@ -208,7 +213,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page]:
         "pretrain": manifest(
             "pretrain",
             identity={"inputs": {"corpus": "beef" * 16}, "libraries": {"torch": "9.8.7"}},
-            metrics={"pretrain/val_bits_per_byte": 1.7512, "pretrain/parameters": 1_310_000.0},
+            metrics={
+                "pretrain/val_bits_per_byte": 1.7512,
+                "pretrain/parameters": 1_310_000.0,
+                "pretrain/tokens": 307_200.0,
+            },
+            joules=7_200.0,
+            mlflow_parent_run_id="0ddba11c0ffee000",
         ),
         "report": manifest("report", key="99" * 32),
     }
@@ -263,6 +274,32 @@ def test_a_broken_file_is_no_missing_one(tmp_path: Path) -> None:
     (inputs["corpus"] / "data_card.json").write_text("{")
     with pytest.raises(ValueError, match=r"data_card.json is broken.*gptmill verify corpus"):
         built(tmp_path, inputs, {})
+
+
+def test_curves_tell_tokens_and_time_without_pauses(tmp_path: Path) -> None:
+    log = Curves(read_metrics(whole_run(tmp_path)["pretrain"] / "metrics.jsonl"), "pretrain")
+    loss = log.series("loss")
+    tokens, time = log.over_tokens("training", loss), log.over_time("training", loss)
+    assert log.token_axis == "million tokens"
+    assert tokens.x[-1] == pytest.approx(300 * 1024 / 1e6) and tokens.y[-1] == loss[-1][1]
+    assert time.x[-1] == pytest.approx(290 / 60)  # 290 s between the first line and the last, and an hour's pause
+    assert list(time.x) == sorted(time.x)
+
+
+def test_a_log_without_tokens_counts_updates() -> None:
+    log = Curves([{"t": 1, "step": 7, "m": {"pretrain/loss": 3.0}}], "pretrain")
+    assert (log.token_axis, list(log.over_tokens("", log.series("loss")).x)) == ("updates", [7])
+
+
+def test_cost_names_what_could_not_be_read(made: tuple[str, Page]) -> None:
+    words = made[1].visible
+    assert "pretrain 61.2 s 3 307,200 7.2 kJ" in words
+    assert "It could not be read for corpus: no counter of the machine was readable." in words
+    assert energy(None) == "&ndash;" and energy(812.4) == "812 J" and energy(4_320_000) == "1.20 kWh"
+
+
+def test_both_ways_to_reproduce_stand_on_it(made: tuple[str, Page]) -> None:
+    assert "gptmill reproduce 0ddba11c" in made[1].visible and "# tiny.yaml" in made[1].visible
 
 
 def test_best_and_worst_samples() -> None:

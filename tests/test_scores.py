@@ -5,13 +5,26 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from pathlib import Path
 
 import pytest
 
+from gptcore.config import Skill
 from gptcore.evaluation.baselines import baseline
-from gptcore.evaluation.overlap import N, OverlapCounter, overlaps
-from gptcore.evaluation.scores import exact_match, f1, mean_stderr, ratio_stderr, rouge, score
-from gptcore.presets import load_skill
+from gptcore.evaluation.corpus_scores import bleu_tokenizer, corpus_score, macro_f1, matthews, signature
+from gptcore.evaluation.overlap import N, Overlap, OverlapCounter, overlaps
+from gptcore.evaluation.scores import (
+    edit_similarity,
+    exact_match,
+    f1,
+    mean_stderr,
+    parses,
+    ratio_stderr,
+    rouge,
+    score,
+)
+from gptcore.evaluation.skill_scores import summed
+from gptcore.presets import ConfigError, load_skill, validated
 from gptcore.text.skills import Item
 from gptcore.text.words import words
 
@@ -59,8 +72,8 @@ def test_rouge_matches_a_hand_count() -> None:
 def test_score_gives_the_named_metrics() -> None:
     assert score(("exact_match", "f1"), "int", "int") == {"exact_match": 1.0, "f1": 1.0}
     assert list(score(("rougeL",), "a b", "a b")) == ["rougeL"]
-    with pytest.raises(ValueError, match="unknown metric bleu; there are: exact_match"):
-        score(("bleu",), "a", "b")
+    with pytest.raises(ValueError, match="unknown metric meteor; there are: exact_match"):
+        score(("meteor",), "a", "b")
 
 
 def test_mean_and_its_error() -> None:
@@ -163,5 +176,90 @@ def test_overlap_of_several_tasks_in_one_pass(monkeypatch: pytest.MonkeyPatch) -
     assert (found["apart"].overlapping, found["apart"].long_enough) == (0, 1)
     assert found["same"].overlapping == 2, "an n-gram may be of several tasks and items"
     assert found["empty"].share == 0
+    more = overlaps(tasks, training, {"apart": [tasks["apart"][0][0]]})
+    assert more == {**found, "apart": Overlap(2, 1, 1)}, "texts of its own count for one task alone"
+    assert overlaps({}, training) == {}
     with pytest.raises(ValueError, match="'a' is there twice"):
         OverlapCounter([("a", []), ("a", [])])
+
+
+def test_code_parses_or_not_and_is_never_run(tmp_path: Path) -> None:
+    assert parses("return x + 1") == 1
+    assert parses("    if x:\n        return [await y]\n    yield 1") == 1, "indented as in its function"
+    assert parses("return x +") == 0 and parses("") == 0 and parses("a\x00") == 0 and parses("(" * 100_000) == 0
+    assert parses(f"open({str(tmp_path / 'made')!r}, 'w')") == 1 and not list(tmp_path.iterdir())
+
+
+def test_edit_similarity_is_a_share_of_both_texts() -> None:
+    assert edit_similarity("return x", "return x") == 1
+    assert edit_similarity("abcd", "bcde") == pytest.approx(2 * 3 / 8)
+    assert edit_similarity("", "x") == 0
+
+
+def test_the_nearest_of_several_right_outputs_counts() -> None:
+    assert score(("exact_match", "f1"), "int", ("str or int", "int")) == {"exact_match": 1.0, "f1": 1.0}
+
+
+def test_corpus_bleu_and_chrf_are_sacrebleus_with_the_languages_words() -> None:
+    import sacrebleu
+
+    said = ["the cat sat on the mat", "there is a dog in the garden", "no"]
+    right = ["the cat sat on a mat", "there is a dog in the yard", "yes"]
+    assert corpus_score("bleu", said, right, 1)[0] == pytest.approx(sacrebleu.corpus_bleu(said, [right]).score)
+    assert corpus_score("chrf", said, right, 1)[0] == pytest.approx(sacrebleu.corpus_chrf(said, [right]).score)
+    chinese = ["今天天气很好,我们去公园。"]
+    assert corpus_score("bleu", chinese, chinese, 1, "zh") == (pytest.approx(100), None)
+    assert corpus_score("bleu", chinese, chinese, 1)[0] < 100, "13a finds one word there, and no pair of words"
+    corpus_score("bleu", said, right, 1, "de")
+    assert "tok:zh" in signature("bleu", "zh") and "tok:13a" in signature("bleu", "de")
+    assert bleu_tokenizer("ja") in ("ja-mecab", "char") and bleu_tokenizer("th") == "char"
+
+
+def test_the_bootstrap_error_is_that_of_repeated_samples_and_follows_from_its_seed() -> None:
+    draw = random.Random(7)
+
+    def sample() -> tuple[list[str], list[str]]:
+        right = [draw.choice("ab") for _ in range(200)]
+        return [label if draw.random() < 0.8 else draw.choice("ab") for label in right], right
+
+    said, right = sample()
+    for metric in ("macro_f1", "matthews"):
+        value, error = corpus_score(metric, said, right, 3)
+        assert (value, error) == corpus_score(metric, said, right, 3) != corpus_score(metric, said, right, 4)
+        spread = statistics.stdev(corpus_score(metric, *sample(), 3)[0] for _ in range(40))
+        assert error == pytest.approx(spread, rel=0.4)
+    assert corpus_score("macro_f1", ["a"], ["b"], 1) == (0.0, None)
+
+
+def test_scores_of_drawn_labels_are_scikit_learns() -> None:
+    from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef
+
+    draw = random.Random(3)
+    said, right = ([draw.choice(labels) for _ in range(60)] for labels in ("aab", "abbc"))
+    table = confusion_matrix(right, said)
+    assert macro_f1(table) == pytest.approx(f1_score(right, said, average="macro", zero_division=0))
+    assert matthews(table) == pytest.approx(matthews_corrcoef(right, said))
+    assert matthews(confusion_matrix(["a", "b"], ["a", "a"])) == 0
+
+
+def test_scores_of_a_skill_stand_beside_the_trivial_answers() -> None:
+    samples = [
+        {"prediction": said, "baseline": "x", "target": right, "scores": {}, "baseline_scores": {}}
+        for said, right in (("a dog sat there", "a dog sat there"), ("nothing", "the cat is grey"))
+    ]
+    skill = load_skill("summarization").model_copy(
+        update={"metrics": ("chrf", "bleu"), "target_metric": "chrf", "language": "de"}
+    )
+    found = summed(skill, samples, 1)
+    assert found["metrics"]["chrf"] > 40 and found["metrics"]["chrf_stderr"] > 0
+    assert found["metrics"]["chrf_baseline"] == 0 and "tok:13a" in found["signatures"]["bleu"]
+
+
+def test_what_a_metric_is_for_is_checked_at_load() -> None:
+    values = load_skill("qa").model_dump(mode="json")
+    with pytest.raises(ConfigError, match=r"unknown metric meteor; there are: exact_match, f1, rouge1"):
+        validated(Skill, {**values, "metrics": ["meteor"]}, "skill qa")
+    with pytest.raises(ConfigError, match=r"metrics accuracy need labels"):
+        validated(Skill, {**values, "metrics": ["accuracy"], "target_metric": "accuracy"}, "skill qa")
+    with pytest.raises(ConfigError, match=r"target_metric 'f2' is not one of metrics"):
+        validated(Skill, {**values, "target_metric": "f2"}, "skill qa")

@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -28,7 +28,7 @@ from gptcore.stages import stages
 from gptcore.store import Manifest, Store, recorded_in
 from gptcore.work import Interrupted
 from tasks.invocation import invocation_identity, was_killed
-from tasks.result import NotFresh
+from tasks.result import Display, NotFresh
 
 
 def main(options: argparse.Namespace) -> int:
@@ -116,42 +116,55 @@ def _through_prefect(options: argparse.Namespace, started: float, learning: bool
     """
     from flows.display import display_for
 
-    prepare_prefect(home())
     display = display_for(sys.stderr if options.json else sys.stdout)
     try:
-        with terminating(), prefect_server(home()) as server:
-            with uncollected():
-                from flows.pipeline import pipeline
-                from tasks.session import shown_on
-
-                display.say(f"importing {'torch and ' if learning else ''}MLflow while Prefect starts")
-                warm_up(["torch"] if learning else [])
-            if server:
-                server.wait()
-            with shown_on(display), delivered_logs():
-                summary = pipeline(
-                    preset=options.preset,
-                    overrides=options.overrides,
-                    only=options.only,
-                    first=options.first,
-                    last=options.last,
-                    force=options.force,
-                )
-    except (Interrupted, KeyboardInterrupt) as stop:
+        with pipeline_on(display, learning) as pipeline:
+            summary = pipeline(
+                preset=options.preset,
+                overrides=options.overrides,
+                only=options.only,
+                first=options.first,
+                last=options.last,
+                force=options.force,
+            )
+    except (Exception, KeyboardInterrupt, Interrupted) as problem:
         display.close()
-        signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
-        _tell(f"interrupted; everything finished so far is kept. Resume with:\n  {_command(options)}")
-        return 128 + signum
-    except NotFresh as problem:
-        display.close()
-        return refuse(problem)
-    except Exception as problem:
-        display.close()
-        _tell(f"{one_line(problem)}\nfix the cause, then resume with:\n  {_command(options)}")
-        return FAILED
+        return ended_early(problem, _command(options))
     display.close()
     _conclude(summary, started, options)
     return 0
+
+
+@contextmanager
+def pipeline_on(display: Display, learning: bool) -> Iterator[Callable[..., dict[str, Any]]]:
+    """The pipeline flow with Prefect at work behind it, shown on a display; SIGTERM ends it in order.
+
+    learning: whether a stage will run that needs torch.
+    """
+    prepare_prefect(home())
+    with terminating(), prefect_server(home()) as server:
+        with uncollected():
+            from flows.pipeline import pipeline
+            from tasks.session import shown_on
+
+            display.say(f"importing {'torch and ' if learning else ''}MLflow while Prefect starts")
+            warm_up(["torch"] if learning else [])
+        if server:
+            server.wait()
+        with shown_on(display), delivered_logs():
+            yield pipeline
+
+
+def ended_early(problem: BaseException, command: str) -> int:
+    """Say why a run ended before its end, and with which command it goes on; the exit code."""
+    if isinstance(problem, Interrupted | KeyboardInterrupt):
+        signum = problem.signum if isinstance(problem, Interrupted) else signal.SIGINT
+        _tell(f"interrupted; everything finished so far is kept. Resume with:\n  {command}")
+        return 128 + signum
+    if isinstance(problem, NotFresh):
+        return refuse(problem)
+    _tell(f"{one_line(problem)}\nfix the cause, then resume with:\n  {command}")
+    return FAILED
 
 
 @contextmanager

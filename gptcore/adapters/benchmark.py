@@ -18,16 +18,15 @@ from gptcore.config import Benchmark, Finetune, Skill
 from gptcore.evaluation.baselines import baseline
 from gptcore.evaluation.headline import OVERLAP, headline_name
 from gptcore.evaluation.overlap import overlaps
-from gptcore.evaluation.scores import mean_stderr, ratio_stderr, score
+from gptcore.evaluation.scores import ratio_stderr, score
+from gptcore.evaluation.skill_scores import DIGITS, rounded, summed
 from gptcore.hardware import resolve_device
 from gptcore.model.weights import load_model
 from gptcore.text.documents import read_documents
-from gptcore.text.skills import Item, encode_example, even_sample, items, sample_items
+from gptcore.text.skill_items import items_of, stage_of
+from gptcore.text.skills import Item, encode_example, even_sample, sample_items
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.work import Outcome, Work
-
-DIGITS = 6
-"""Decimals of a score in scores.json."""
 
 
 def benchmark(
@@ -57,7 +56,7 @@ def benchmark(
                 found = standard(lm, name, config, [OWN_TASKS])
             durable.write_json(unit, found)
         tasks |= {task["task"]: task for task in json.loads(unit.read_bytes())}
-    _add_overlap(tasks, work)
+    _add_overlap(tasks, skills, work)
     for name, task in tasks.items():
         lines = (json.dumps(sample, sort_keys=True, ensure_ascii=False) for sample in task.pop("samples"))
         durable.write_bytes(work.directory / f"samples-{name}.jsonl", "".join(f"{line}\n" for line in lines).encode())
@@ -96,22 +95,21 @@ def _heldout(lm: GptmillLM, config: Benchmark, work: Work) -> dict[str, Any]:
         "task": "heldout",
         "n": len(samples),
         "bytes": sum(sample["bytes"] for sample in samples),
-        "metrics": _rounded({"bits_per_byte": value, "bits_per_byte_stderr": stderr}),
+        "metrics": rounded({"bits_per_byte": value, "bits_per_byte_stderr": stderr}),
         "samples": samples,
     }
 
 
 def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, work: Work) -> dict[str, Any]:
     """Scores of generated answers, in all and per kind, beside the trivial answers'."""
-    corpus = work.inputs["corpus"]
-    chosen = sample_items(items(skill, read_documents(corpus, "test")), config.items, "benchmark")
+    chosen = sample_items(items_of(skill, work.inputs, "test"), config.items, "benchmark")
     if not chosen:
         raise ValueError(
             f"the test split holds no items for the skill {skill.name}; set corpus.held_out to packages that have some"
         )
     if len(chosen) < config.items:
         work.say(f"{skill.name}: the test split holds {len(chosen)} items, benchmark.items asks for {config.items}")
-    trivial = _baseline(skill, corpus)
+    trivial = _baseline(skill.model_dump_json(), work.inputs[stage_of(skill) or "corpus"])
 
     def encode(item: Item) -> list[int]:
         return encode_example(skill, item.fields, None, lm.text, tuning.max_input_tokens)[0]
@@ -129,39 +127,31 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
                 "fields": item.fields,
                 "target": item.target,
                 "prediction": result["filtered_resps"][0],
-                "scores": _rounded({metric: result[metric] for metric in skill.metrics}),
+                "scores": rounded({metric: result[metric] for metric in skill.metrics if metric in result}),
                 "baseline": guess,
-                "baseline_scores": _rounded(score(skill.metrics, guess, item.target)),
+                "baseline_scores": rounded(score(skill.metrics, guess, item.right, skill.language)),
             }
         )
     kinds = sorted({item.kind for item in chosen})
-    per_kind = {kind: _summed(skill, [sample for sample in samples if sample["kind"] == kind]) for kind in kinds}
+    per_kind = {
+        kind: summed(skill, [sample for sample in samples if sample["kind"] == kind], config.seed) for kind in kinds
+    }
     return {
+        **summed(skill, samples, config.seed),
         "task": skill.name,
-        "n": len(samples),
         "target_metric": skill.target_metric,
         "baseline": skill.baseline,
-        "metrics": _summed(skill, samples)["metrics"],
         "kinds": per_kind if len(kinds) > 1 else {},
-        "texts": [[*item.fields.values(), item.target] for item in chosen],
+        "texts": [_pieces(item) for item in chosen],
         "samples": samples,
     }
 
 
 @functools.cache
-def _baseline(skill: Skill, corpus: Path) -> Callable[[Item], str]:
-    """The trivial answers, once for all benchmarks of a pipeline: finding them reads every training document."""
-    return baseline(skill, items(skill, read_documents(corpus, "train")))
-
-
-def _summed(skill: Skill, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and standard error of every metric, of the predictions and of the trivial answers."""
-    metrics: dict[str, float | None] = {}
-    for metric in skill.metrics:
-        for suffix, column in (("", "scores"), ("_baseline", "baseline_scores")):
-            mean, stderr = mean_stderr([sample[column][metric] for sample in samples])
-            metrics |= {f"{metric}{suffix}": mean, f"{metric}{suffix}_stderr": stderr}
-    return {"n": len(samples), "metrics": _rounded(metrics)}
+def _baseline(values: str, training: Path) -> Callable[[Item], str]:
+    """The trivial answers, once for all benchmarks of a pipeline: finding them reads every training item."""
+    skill = Skill.model_validate_json(values)
+    return baseline(skill, items_of(skill, {stage_of(skill) or "corpus": training}, "train"))
 
 
 def standard(lm: GptmillLM, name: str, config: Benchmark, folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -190,19 +180,24 @@ def standard(lm: GptmillLM, name: str, config: Benchmark, folders: Sequence[Path
         measured = {sample["doc_id"]: sample["doc"] for sample in results["samples"].get(task, [])}
         texts = [list(strings(document)) for document in measured.values()]
         found.append(
-            {"task": task, "n": values["sample_len"], "metrics": _rounded(metrics), "texts": texts, "samples": plain}
+            {"task": task, "n": values["sample_len"], "metrics": rounded(metrics), "texts": texts, "samples": plain}
         )
     return found
 
 
-def _add_overlap(tasks: Mapping[str, dict[str, Any]], work: Work) -> None:
+def _add_overlap(tasks: Mapping[str, dict[str, Any]], skills: Mapping[str, Skill], work: Work) -> None:
     """Beside the scores of every task that has items: how many of them share 13 words with the training text.
 
-    The `texts` of each task go; the training text is gone through once for all.
+    The `texts` of each task go. The corpus is gone through once for all; a skill's own data counts for it alone.
     """
     texts = {name: pieces for name, task in tasks.items() if (pieces := task.pop("texts", None))}
     training = (document.text for document in read_documents(work.inputs["corpus"], "train"))
-    for name, found in overlaps(texts, training).items() if texts else ():
+    own = {
+        name: ("\n".join(_pieces(item)) for item in items_of(skill, work.inputs, "train"))
+        for name, skill in skills.items()
+        if skill.data and name in texts
+    }
+    for name, found in overlaps(texts, training, own).items():
         tasks[name]["metrics"][OVERLAP] = round(found.share, DIGITS)
         tasks[name][OVERLAP] = {
             "n": found.items,
@@ -211,13 +206,14 @@ def _add_overlap(tasks: Mapping[str, dict[str, Any]], work: Work) -> None:
         }
 
 
+def _pieces(item: Item) -> list[str]:
+    """All text of an item."""
+    return [*item.fields.values(), item.target]
+
+
 def _plain(value: Any) -> Any:
     """NumPy's numbers as numbers, anything else as text."""
     return value.item() if hasattr(value, "item") else str(value)
-
-
-def _rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
-    return {name: None if value is None else round(float(value), DIGITS) for name, value in values.items()}
 
 
 def _headline(tasks: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, float]:

@@ -6,19 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from gptcore.evaluation.scoring import score
 from gptcore.model.generate import generate
 from gptcore.model.gpt import GPT
-from gptcore.text.stops import before
+from gptcore.text.stops import NO_TEXT, Stops, before
 from gptcore.text.tokenizer import TextTokenizer
-
-LOGITS = {"cpu": 1 << 25, "cuda": 1 << 29}
-"""Logits computed at once: 128 MiB and 2 GiB in float32."""
 
 
 class GptmillLM(TemplateLM):  # type: ignore[misc]
@@ -69,52 +65,18 @@ class GptmillLM(TemplateLM):  # type: ignore[misc]
     def continuations(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """(nats, whether greedy decoding would give it) of each continuation's tokens after its context's.
 
-        Batches hold rows of about one length, so that little of them is padding. Raises ValueError for a continuation
+        What they have in common is computed once (gptcore/evaluation/scoring.py). Raises ValueError for a continuation
         longer than the model's context.
         """
-        longest = max((len(after) for _, after in pairs), default=0)
-        if longest > self.context:
-            raise ValueError(f"a continuation of {longest} tokens exceeds the model's context of {self.context}")
-        rows = [(before + after)[-(self.context + 1) :] for before, after in pairs]
-        results: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
-        order = sorted((i for i in range(len(pairs)) if pairs[i][1]), key=lambda i: -len(rows[i]))
-        done = 0
-        while done < len(order):
-            fits = LOGITS[self.model.device.type] // (self.model.config.vocab_size * len(rows[order[done]]))
-            batch = order[done : done + max(1, fits)]
-            scored = self._score([rows[i] for i in batch], [len(pairs[i][1]) for i in batch])
-            for i, result in zip(batch, scored, strict=True):
-                results[i] = result
-            done += len(batch)
-            self.on_progress(done, len(order))
-        return results
-
-    @torch.inference_mode()
-    def _score(self, rows: list[list[int]], counts: list[int]) -> list[tuple[float, bool]]:
-        """The last `counts[i]` tokens of each row, given those before. Padding stands right, where nothing attends."""
-        length = max(map(len, rows)) - 1
-        ids = torch.zeros(len(rows), length, dtype=torch.long)  # (B, T)
-        wanted = torch.zeros(len(rows), length, dtype=torch.bool)  # (B, T)
-        for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
-            ids[i, : len(row) - 1] = torch.tensor(row[:-1])
-            wanted[i, len(row) - 1 - count : len(row) - 1] = True
-        targets = torch.tensor([token for row, count in zip(rows, counts, strict=True) for token in row[-count:]])
-        device = self.model.device
-        hidden = self.model.hidden(ids.to(device))[wanted.to(device)]  # (N, C)
-        logits = self.model.logits(hidden).float()  # (N, V)
-        targets = targets.to(device)  # (N,)
-        nats = -F.cross_entropy(logits, targets, reduction="none").double().cpu()  # (N,)
-        greedy = (logits.argmax(-1) == targets).cpu()  # (N,)
-        pieces = zip(torch.split(nats, counts), torch.split(greedy, counts), strict=True)
-        return [(float(piece.sum()), bool(right.all())) for piece, right in pieces]
+        return score(self.model, pairs, self.on_progress)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """Greedy text until the end-of-text token, a stop string, or `max_gen_toks`.
+        """Greedy text until the end-of-text token, a stop string, or `max_gen_toks`; what has ended leaves the batch.
 
         `prompt_ids` among a request's arguments stand for its text. A text prompt gets an answer of half the context at
         most, and loses its beginning where the two do not fit.
         """
-        prompts, limits = [], []
+        prompts, limits, stops = [], [], []
         for request in requests:
             text, arguments = request.args
             if arguments.get("do_sample") or arguments.get("temperature"):
@@ -124,15 +86,21 @@ class GptmillLM(TemplateLM):  # type: ignore[misc]
             if prompt is None:
                 limit = min(limit, self.context // 2)
                 prompt = self.text.encode(text)[-(self.context - limit) :] or [self.text.eot]
+            until = arguments.get("until") or []
             prompts.append(prompt)
             limits.append(limit)
+            stops.append(tuple(filter(None, [until] if isinstance(until, str) else until)))
         answers: list[str] = [""] * len(requests)
-        order = sorted(range(len(requests)), key=lambda i: -len(prompts[i]))
-        for start in range(0, len(order), self.batch_items):
-            batch = order[start : start + self.batch_items]
-            made = generate(self.model, [prompts[i] for i in batch], [limits[i] for i in batch], {self.text.eot})
-            for i, (answer,) in zip(batch, made, strict=True):
-                stops = requests[i].args[1].get("until") or []
-                answers[i] = before(self.text.decode(answer.tokens), [stops] if isinstance(stops, str) else stops)
-            self.on_progress(start + len(batch), len(order))
+        done = 0
+        for strings in dict.fromkeys(stops):  # those that end alike go together, the longest prompts first
+            ended = Stops(self.text, [string for string in strings if NO_TEXT not in string])
+            order = sorted((i for i, s in enumerate(stops) if s == strings), key=lambda i: -len(prompts[i]))
+            for start in range(0, len(order), self.batch_items):
+                batch = order[start : start + self.batch_items]
+                chosen = [prompts[i] for i in batch], [limits[i] for i in batch]
+                made = generate(self.model, *chosen, {self.text.eot}, until=ended)
+                for i, (answer,) in zip(batch, made, strict=True):
+                    answers[i] = before(self.text.decode(answer.tokens), strings)
+                done += len(batch)
+                self.on_progress(done, len(requests))
         return answers

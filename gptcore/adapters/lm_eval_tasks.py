@@ -68,13 +68,14 @@ class SkillTask(MemoryTask):
                 "prompt": skill.template.format(**item.fields),
                 "prompt_ids": encode(item),
                 "target": item.target,
+                "right": list(item.right),
             }
             for item in items
         ]
         metrics = list(skill.metrics)
 
         def scored(document: dict[str, Any], results: list[str]) -> dict[str, float]:
-            return score(metrics, results[0], document["target"])
+            return score(metrics, results[0], document["right"], skill.language)
 
         self._limit = limit
         super().__init__(

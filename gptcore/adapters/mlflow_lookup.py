@@ -17,6 +17,8 @@ from urllib.request import Request, urlopen
 
 SQLITE = "sqlite:///"
 ANSWER_WITHIN_S = 2.0
+PRESET, SKILLS, REQUIREMENTS = "preset.yaml", "skills.yaml", "requirements.txt"
+"""Artifacts of a parent run: with each stage's MANIFEST.json all that `gptmill reproduce` needs."""
 
 
 class Presence(Enum):

@@ -57,6 +57,8 @@ class StageInput:
     """Output digest; MLflow keeps its first 36 characters."""
     source: str
     """Where it lies: a path or an address."""
+    version: Any = None
+    """Of a source: what its content is identified by, JSON-able; becomes the dataset's profile."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Tracker:
         with asking(self.uri):
             experiment = self.experiment(preset)
             found = self._find(experiment, {INVOCATION: tags[INVOCATION]}) if INVOCATION in tags else None
-            return str(self._open(experiment, name, params, {**tags, ROLE: "pipeline"}, found).info.run_id)
+            return str(self._open(experiment, name, params, {ROLE: "pipeline", **tags}, found).info.run_id)
 
     def reopen(self, run_id: str) -> bool:
         """Set a run RUNNING again; False where it is not there any more."""
@@ -149,7 +151,13 @@ class Tracker:
                 run.info.run_id,
                 [
                     DatasetInput(
-                        Dataset(i.name[:500], i.digest[:LONGEST_DIGEST], "local", json.dumps({"uri": i.source})),
+                        Dataset(
+                            i.name[:500],
+                            i.digest[:LONGEST_DIGEST],
+                            "local",
+                            json.dumps({"uri": i.source}),
+                            profile=None if i.version is None else json.dumps(i.version, ensure_ascii=False),
+                        ),
                         [InputTag("mlflow.data.context", facts.stage)],
                     )
                     for i in facts.inputs
@@ -235,6 +243,12 @@ class Tracker:
         """Give a run a JSON artifact made of a value (config, manifest)."""
         with asking(self.uri):
             self.client.log_text(run_id, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", name)
+
+    def log_texts(self, run_id: str, texts: Mapping[str, str]) -> None:
+        """Give a run text artifacts by name."""
+        with asking(self.uri):
+            for name, text in texts.items():
+                self.client.log_text(run_id, text, name)
 
     def summarize_parent(self, parent_run_id: str, stages: Mapping[str, StageResult]) -> None:
         """Make one parent row compare a whole pipeline: run id and digest of every stage as tags, final metrics."""

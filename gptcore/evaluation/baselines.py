@@ -13,9 +13,9 @@ SAMPLE = 20_000
 """Training items that the most frequent answers are counted over at most; bounds memory."""
 
 
-def lead_sentence(item: Item) -> str:
-    """The first sentence of the document."""
-    return first_sentence(item.fields["document"].partition("\n")[0])
+def lead_sentence(text: str) -> str:
+    """The first sentence of a text's first line."""
+    return first_sentence(text.partition("\n")[0])
 
 
 def most_frequent(training: Iterable[Item]) -> Callable[[Item], str]:
@@ -34,5 +34,8 @@ def most_frequent(training: Iterable[Item]) -> Callable[[Item], str]:
 
 
 def baseline(skill: Skill, training: Iterable[Item]) -> Callable[[Item], str]:
-    """What the skill's trivial method answers to an item; only most_frequent_answer reads the training items."""
-    return lead_sentence if skill.baseline == "lead_sentence" else most_frequent(training)
+    """What the skill's trivial method answers to an item; only the frequent ones read the training items."""
+    if skill.baseline in ("most_frequent_answer", "majority_label"):
+        return most_frequent(training)
+    said = lead_sentence if skill.baseline == "lead_sentence" else str
+    return lambda item: said(item.fields[skill.truncate])

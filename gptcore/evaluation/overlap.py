@@ -10,9 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from gptcore.text.run_index import index_runs
 from gptcore.text.words import Hashes, run_hashes, word_hashes
+
+Flags = npt.NDArray[np.bool_]
 
 N = 13
 """Words in an n-gram."""
@@ -41,12 +44,25 @@ class Overlap:
         return self.overlapping / self.items if self.items else 0.0
 
 
-def overlaps(tasks: Mapping[str, Iterable[Sequence[str]]], training: Iterable[str]) -> dict[str, Overlap]:
-    """Of each task (the pieces of its test items) how much the training texts hold; these are gone through once."""
+def overlaps(
+    tasks: Mapping[str, Sequence[Sequence[str]]], training: Iterable[str], own: Mapping[str, Iterable[str]] = {}
+) -> dict[str, Overlap]:
+    """Of each task (the pieces of its test items) how much the training texts hold; these are gone through once.
+
+    own: texts that count for one task alone.
+    """
+    if not tasks:
+        return {}
     counter = OverlapCounter(tasks.items())
     for text in training:
         counter.add(text)
-    return counter.results()
+    hits = counter.hits()
+    for name, texts in own.items():
+        alone = OverlapCounter([(name, tasks[name])])
+        for text in texts:
+            alone.add(text)
+        hits[name] |= alone.hits()[name]
+    return counter.counted(hits)
 
 
 class OverlapCounter:
@@ -79,17 +95,24 @@ class OverlapCounter:
         self._waiting = [hashes[max(0, len(hashes) - N + 1) :].copy()]  # the last words begin n-grams that go on
         self._words = len(self._waiting[0])
 
-    def results(self) -> dict[str, Overlap]:
-        """The counts so far, by task."""
+    def hits(self) -> dict[str, Flags]:
+        """Which items of each task overlap so far, (items,)."""
         self._look()
         hit = np.zeros(self._index.items, bool)
         hit[self._index.item[self._index.equal_runs(np.flatnonzero(self._seen))]] = True
-        found, first = {}, 0
-        for task in self._index.benchmarks:
-            count = int(hit[first : first + task.items].sum())
-            found[task.name] = Overlap(task.items, task.items - task.too_short, count)
-            first += task.items
-        return found
+        borders = np.cumsum([task.items for task in self._index.benchmarks])[:-1]
+        return {task.name: own for task, own in zip(self._index.benchmarks, np.split(hit, borders), strict=True)}
+
+    def counted(self, hits: Mapping[str, Flags]) -> dict[str, Overlap]:
+        """The counts of hits, by task."""
+        return {
+            task.name: Overlap(task.items, task.items - task.too_short, int(hits[task.name].sum()))
+            for task in self._index.benchmarks
+        }
+
+    def results(self) -> dict[str, Overlap]:
+        """The counts so far, by task."""
+        return self.counted(self.hits())
 
 
 def _parts(text: str) -> Iterator[str]:

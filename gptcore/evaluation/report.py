@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 from gptcore.config import Preset
 from gptcore.durable import write_bytes
 from gptcore.evaluation.headline import STDERR
 from gptcore.evaluation.report_data import corpus, published, tokenizer
 from gptcore.evaluation.report_lineage import asked, lineage, reproduce
-from gptcore.evaluation.report_plots import Line, curves
 from gptcore.evaluation.report_scores import Scores, benchmarks, read_scores, samples_of
+from gptcore.evaluation.report_training import cost, training
 from gptcore.evaluation.report_words import DASH, NOT_MEASURED, duration, number
-from gptcore.html_page import Markup, card, element, figure, joined, page, paragraph
+from gptcore.html_page import Markup, card, element, joined, page, paragraph
 from gptcore.store import Manifest
-from gptcore.work import Outcome, Work, read_metrics
+from gptcore.work import Outcome, Work
 
 
 def build_report(preset: Preset, manifests: Mapping[str, Manifest], work: Work) -> Outcome:
@@ -34,13 +31,14 @@ def build_report(preset: Preset, manifests: Mapping[str, Manifest], work: Work) 
     }
     sections: list[tuple[str, Markup]] = [
         ("Asked for", asked(preset)),
-        ("Training", _training(work.inputs)),
+        ("Training", training(work.inputs)),
         ("Benchmarks", benchmarks(scores)),
         ("Samples", samples_of(work.inputs, scores)),
         ("Published models", published(work.inputs)),
         ("Corpus", corpus(work.inputs)),
         ("Tokenizer", tokenizer(work.inputs)),
         ("Lineage", lineage(manifests)),
+        ("Cost", cost(manifests)),
         ("Reproduce", reproduce(preset, manifests)),
     ]
     written = page(f"gptmill · {preset.name}", _opening(preset, manifests, scores), sections)
@@ -95,42 +93,3 @@ def _training_cards(manifests: Mapping[str, Manifest]) -> Iterator[Markup]:
             if f"pretrain/{name}" in metrics
         )
         yield card("validation bits per byte", f"{metrics['pretrain/val_bits_per_byte']:.3f}", f"pretraining; {below}")
-
-
-def _training(inputs: Mapping[str, Path]) -> Markup:
-    plots: list[Markup] = []
-    for stage in (name for name in inputs if name == "pretrain" or name.startswith("finetune-")):
-        log = read_metrics(inputs[stage] / "metrics.jsonl")
-        series = {
-            name: _series(log, f"{stage}/{name}")
-            for name in ("loss", "val_loss", "val_bits_per_byte", "tokens_per_second")
-        }
-        losses = [
-            Line(label, *series[name], marked=name == "val_loss")
-            for name, label in (("loss", "training"), ("val_loss", "validation"))
-            if series[name][0]
-        ]
-        if not losses:
-            plots.append(paragraph(f"{stage}: no curve was recorded.", "soft"))
-            continue
-        plots.append(figure(curves(f"{stage}-loss", losses, "step", "nats per token"), f"{stage}: loss"))
-        if stage != "pretrain":
-            continue
-        for name, label in (
-            ("val_bits_per_byte", "validation bits per byte"),
-            ("tokens_per_second", "tokens per second"),
-        ):
-            if series[name][0]:
-                line = Line(label, *series[name], marked=name.startswith("val_"))
-                plots.append(
-                    figure(
-                        curves(f"{stage}-{name}", [line], "step", label, name == "tokens_per_second"),
-                        f"{stage}: {label}",
-                    )
-                )
-    return element("div", joined(plots), "plots") if plots else NOT_MEASURED
-
-
-def _series(log: Iterable[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
-    points = [(line["step"], line["m"][name]) for line in log if name in line["m"] and math.isfinite(line["m"][name])]
-    return [step for step, _ in points], [value for _, value in points]

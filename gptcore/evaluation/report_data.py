@@ -50,6 +50,11 @@ def corpus(inputs: Mapping[str, Path]) -> Markup:
     if left_out:
         pieces.append(table(("left out", "documents"), left_out, (1,)))
     pieces.append(_sources(inputs, data))
+    licences = data.get("licences", {})
+    if licences:
+        by_bytes = sorted(licences.items(), key=lambda item: -sum(item[1]["bytes"].values()))
+        rows = [(name, f"{sum(of['documents'].values()):,}", size(sum(of["bytes"].values()))) for name, of in by_bytes]
+        pieces.append(folded(f"Licences: {len(licences)}", table(("licence", "documents", "text"), rows, (1, 2))))
     packages = [
         (
             name,

@@ -87,6 +87,10 @@ def reproduce(preset: Preset, manifests: Mapping[str, Manifest]) -> Markup:
     executions = {json.dumps(m.execution, sort_keys=True): m.execution for m in manifests.values()}
     commits = {m.git["commit"] for m in manifests.values() if m.git.get("commit")}
     pieces = [element("pre", reproduction(preset))]
+    last = max((m for m in manifests.values() if m.mlflow_parent_run_id), key=lambda m: m.finished, default=None)
+    if last and last.mlflow_parent_run_id:
+        pieces.append(paragraph("Or from the record in MLflow alone, each stage's digest compared with it:"))
+        pieces.append(element("pre", f"gptmill reproduce {last.mlflow_parent_run_id[:8]}"))
     if commits:
         pieces.append(paragraph(joined(["From commit ", *(code(commit) for commit in sorted(commits))])))
     if libraries:

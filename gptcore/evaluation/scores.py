@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+import difflib
 import functools
 import math
 import re
 import string
+import textwrap
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from gptcore.config_skill import CORPUS_METRICS, LABEL_METRICS, METRICS
+from gptcore.evaluation.corpus_scores import sentence_score
 from gptcore.text.words import letter_words, spaced
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
-METRICS = ("exact_match", "f1", *ROUGE)
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -59,15 +64,56 @@ def rouge(prediction: str, target: str) -> dict[str, float]:
     return {name: float(value.fmeasure) for name, value in _rouge_scorer().score(target, prediction).items()}
 
 
-def score(metrics: Iterable[str], prediction: str, target: str) -> dict[str, float]:
-    """The named scores of one prediction; raises ValueError for a name not in METRICS."""
+def edit_similarity(prediction: str, target: str) -> float:
+    """How much of both texts is the same, character by character and in order, in [0, 1] (difflib's ratio)."""
+    return difflib.SequenceMatcher(None, prediction, target, autojunk=False).ratio()
+
+
+def parses(body: str) -> float:
+    """1.0 when a text is the body of a Python function by its grammar, else 0.0. It is read, never run."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old escapes in a text that somebody else wrote
+            ast.parse("async def function():\n" + textwrap.indent(textwrap.dedent(body), "    "))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return 0.0
+    return 1.0
+
+
+def score(
+    metrics: Iterable[str], prediction: str, targets: str | Sequence[str], language: str | None = None
+) -> dict[str, float]:
+    """The named scores of one prediction against the right output, or the best of several.
+
+    bleu and chrf are those of the one text, beside which the score of all texts stands; macro_f1 and matthews have none
+    and are left out. Raises ValueError for a name not in METRICS.
+    """
     names = list(metrics)
     if unknown := [name for name in names if name not in METRICS]:
         raise ValueError(f"unknown metric {', '.join(unknown)}; there are: {', '.join(METRICS)}")
-    values = {"exact_match": exact_match(prediction, target), "f1": f1(prediction, target)}
-    if any(name in ROUGE for name in names):
-        values |= rouge(prediction, target)
-    return {name: values[name] for name in names}
+    found = [
+        _score(names, prediction, target, language) for target in ([targets] if isinstance(targets, str) else targets)
+    ]
+    return {name: max(values[name] for values in found) for name in found[0]}
+
+
+def _score(names: Sequence[str], prediction: str, target: str, language: str | None) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for name in names:
+        if name in ROUGE:
+            if name not in values:
+                values |= rouge(prediction, target)
+        elif name in CORPUS_METRICS:
+            values[name] = sentence_score(name, prediction, target, language)
+        elif name in LABEL_METRICS:
+            values["accuracy"] = float(prediction == target)
+        elif name == "parses":
+            values[name] = parses(prediction)
+        else:
+            values[name] = {"exact_match": exact_match, "f1": f1, "edit_similarity": edit_similarity}[name](
+                prediction, target
+            )
+    return {name: values[name] for name in names if name in values}
 
 
 def mean_stderr(values: Sequence[float]) -> tuple[float, float | None]:

@@ -16,11 +16,11 @@ FIELD_CHARS = 16_000_000
 holds a field in 4 bytes a character and doubles its room, so this is 128 MB at most."""
 
 
-class _TooLong(Exception):
+class TooLong(Exception):
     """A line over the limit."""
 
 
-class _Lines(Iterator[str]):
+class Lines(Iterator[str]):
     """Lines for the csv module. An object, not a generator: it goes on after an exception."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -30,7 +30,7 @@ class _Lines(Iterator[str]):
     def __next__(self) -> str:
         line = next_line(self._file)
         if line is None:
-            raise _TooLong
+            raise TooLong
         if not line:
             raise StopIteration
         # One bad byte spoils its own field, found there, and not where the rows begin.
@@ -47,7 +47,7 @@ def read_csv(file: IO[bytes], name: str, wanted: Wanted, delimiter: str, done: i
     """
     row = 0
     try:
-        rows = csv.reader(_Lines(file), delimiter=delimiter)
+        rows = csv.reader(Lines(file), delimiter=delimiter)
         columns = _next(rows)
         if isinstance(columns, list) and not all(map(_sound, columns)):
             columns = "undecodable"
@@ -75,7 +75,7 @@ def _next(rows: Iterator[list[str]]) -> list[str] | str | None:
     limit = csv.field_size_limit(FIELD_CHARS)  # the module's, not the reader's: put back for others
     try:
         return next(rows, None)
-    except _TooLong:
+    except TooLong:
         return "too_long"
     except csv.Error as error:
         return "too_long" if "field larger" in str(error) else "unparsable"

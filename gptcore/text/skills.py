@@ -35,6 +35,13 @@ class Item:
     """What fills the template's placeholders."""
     target: str
     """The right output."""
+    answers: tuple[str, ...] = ()
+    """Every right output, where there are several."""
+
+    @property
+    def right(self) -> tuple[str, ...]:
+        """What a prediction is compared with."""
+        return self.answers or (self.target,)
 
 
 def _summaries(skill: Skill, document: Document) -> Iterator[Item]:
@@ -63,6 +70,7 @@ _EXTRACTORS: dict[str, Callable[[Skill, Document], Iterator[Item]]] = {
 
 def items(skill: Skill, documents: Iterable[Document]) -> Iterator[Item]:
     """Every pair that the documents hold, in their order; only the skill's kinds where it names some."""
+    assert skill.extractor is not None
     extract = _EXTRACTORS[skill.extractor]
     for document in documents:
         for item in extract(skill, document):

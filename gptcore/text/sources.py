@@ -115,7 +115,7 @@ def read_unit(
 
         return Reading(web.read_unit(unit, label, scratch, tell, done), clear=lambda: shutil.rmtree(scratch / "web"))
     if unit["kind"] == "url":
-        path = _downloaded(unit, scratch, tell)
+        path = downloaded(unit, scratch, tell)
         found = files.read_file(path, path.name, _wanted(unit, label, max_chars, scratch), done)
         return Reading(found, clear=path.unlink)
     if unit["kind"] == "wikipedia":
@@ -141,7 +141,8 @@ def _wanted(unit: dict[str, Any], label: str, max_chars: int, scratch: Path) -> 
     return Wanted(unit["text_field"], unit["kind"], label, max_chars, scratch, unit.get("licence"), by_line)
 
 
-def _downloaded(unit: dict[str, Any], scratch: Path, tell: Tell) -> Path:
+def downloaded(unit: dict[str, Any], scratch: Path, tell: Tell) -> Path:
+    """The file of a unit of `url`, fetched."""
     from gptcore.text import url
 
     told = 0.0

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from gptcore.config import Runtime
-from gptcore.hardware import resolve_device, resolve_dtype
+from gptcore.hardware import resolve_device, resolve_dtype, usable_threads
 from gptcore.speed import peak_bfloat16
 
 
@@ -26,7 +26,7 @@ def cpu_threads(runtime: Runtime, processes: int = 1) -> int:
 
     More in all than there are cores would slow each other down five- to tenfold.
     """
-    return runtime.threads or max(1, int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1) // processes)
+    return runtime.threads or max(1, usable_threads(runtime) // processes)
 
 
 @contextmanager

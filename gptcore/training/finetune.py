@@ -13,8 +13,8 @@ import numpy as np
 from gptcore import durable
 from gptcore.config import Finetune, Skill
 from gptcore.model.weights import load_model, read_config
-from gptcore.text.documents import read_documents
-from gptcore.text.skills import encode_prompt, encode_target, items, sample_items
+from gptcore.text.skill_items import items_of, stage_of
+from gptcore.text.skills import encode_prompt, encode_target, sample_items
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.training.batches import Batch, Example, ExampleBatches
 from gptcore.training.device import arithmetic, torch_dtype
@@ -102,11 +102,11 @@ def examples(config: Finetune, skill: Skill, tokenizer: TextTokenizer, context: 
 
     context: tokens of a row at most, where items share one.
     """
-    corpus, key = work.inputs["corpus"], f"finetune-{config.seed}"
+    key = f"finetune-{config.seed}"
 
     def encoded(split: str, most_items: int, most_tokens: int, most_alike: int, shared: bool = False) -> list[Example]:
         """An even sample, in hash order, until it holds so many tokens."""
-        found = sample_items(items(skill, read_documents(corpus, split)), most_items, key)
+        found = sample_items(items_of(skill, work.inputs, split), most_items, key)
         if shared:
             found = beside_their_like(found, skill.truncate)
         rows, tokens, too_long = Rows(context if shared else 0), 0, 0
@@ -147,9 +147,10 @@ def examples(config: Finetune, skill: Skill, tokenizer: TextTokenizer, context: 
         validation, train_items = train_items[:held], train_items[held:]
         work.say(f"the validation split has no {skill.name} items: {len(validation)} training items are held out")
     if not train_items:
+        own = stage_of(skill)
         raise ValueError(
-            f"skill {skill.name} finds no training items in the corpus ({corpus}); add sources whose text "
-            f"holds some, or raise finetune.{skill.name}.max_target_tokens"
+            f"skill {skill.name} finds no training items in the {own or 'corpus'} ({work.inputs[own or 'corpus']}); "
+            f"add sources whose text holds some, or raise finetune.{skill.name}.max_target_tokens"
         )
     return Data(train_items, validation)
 
