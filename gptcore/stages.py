@@ -112,6 +112,8 @@ def stages(preset: Preset) -> dict[str, Stage]:
                     "adapters/lm_eval.py",
                     "adapters/lm_eval_tasks.py",
                     "model",
+                    "text/run_index.py",
+                    "text/words.py",
                     *skill_code,
                 ),
             )
