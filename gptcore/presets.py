@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import importlib.resources
 import re
 import types
@@ -142,8 +143,25 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
     if name.endswith((".yaml", ".yml")) and beside.is_dir():
         values.setdefault("skills_folder", str(beside.resolve()))
     preset = validated(Preset, _with_size(_with_start(values, name), name), f"preset {name}")
-    skills_of(preset)
+    check_guard(preset, list(skills_of(preset).values()))
     return preset
+
+
+def check_guard(preset: Preset, skills: Sequence[Skill]) -> None:
+    """Raises ConfigError for a name in `publish.guard` that nothing measured can have."""
+    known = ["heldout/bits_per_byte", *(f"{skill.name}/{metric}" for skill in skills for metric in skill.metrics)]
+    tasks = preset.benchmark.tasks
+
+    def possible(name: str) -> bool:
+        task, slash, metric = name.partition("/")
+        if any(fnmatch.fnmatchcase(figure, name) or name.startswith(f"{figure}_") for figure in known):
+            return True  # with an ending: one kind of item
+        members = any(fnmatch.fnmatchcase(given, task) or task.startswith(f"{given}_") for given in tasks)
+        return bool(slash and metric and members)
+
+    if wrong := [name for name in preset.publish.guard if not possible(name)]:
+        there = ", ".join([*known, *(f"{task}/METRIC" for task in tasks)])
+        raise ConfigError(f"publish.guard {', '.join(map(repr, wrong))} is not measured; there are: {there}")
 
 
 def _with_start(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

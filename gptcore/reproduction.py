@@ -116,10 +116,14 @@ def data_differences(
 ) -> list[Difference]:
     """Every source that is not what it was. now: a version, or why there is none.
 
-    Behind the corpus's sources stands `model.init` or `tokenizer.take`, where there is one.
+    Behind the corpus's sources stands `model.init` or `tokenizer.take`, where there is one, and the data of
+    standard tasks.
     """
     names = [source_name(source.model_dump(mode="json")) for source in all_sources(preset.corpus)]
-    names.append(str(preset.model.init or preset.tokenizer.take))
+    if start := preset.model.init or preset.tokenizer.take:
+        names.append(str(start))
+    if preset.benchmark.tasks:
+        names.append("standard tasks")
     found = []
     for name, old, new in zip(names, then, now, strict=False):
         if isinstance(new, str):

@@ -3,50 +3,18 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_benchmark import ITEMS, finished, samples
 from mlflow_fixtures import facts, new_tracker
 
 from flows.command_line import parser
 from flows.commands import tracked_runs
 from gptcore.adapters.mlflow_runs import StageResult, Tracker
-from gptcore.store import FileRecord, Manifest, Store
-
-ITEMS = 120
-
-
-def samples(better: float, seed: int) -> list[dict[str, Any]]:
-    """The easy items are answered by every model, the hard ones by none, and few between tell models apart."""
-    draw = random.Random(seed)
-    found = []
-    for number in range(ITEMS):
-        difficulty = number / ITEMS
-        right = difficulty + 0.02 * draw.random() < 0.4 + better
-        item: dict[str, Any] = {"id": f"d{number}", "fields": {"question": f"q{number}"}, "target": "int"}
-        found.append(item | {"scores": {"exact_match": float(right)}, "baseline_scores": {"exact_match": 0.0}})
-    return found
-
-
-def finished(store: Store, key: str, answers: list[dict[str, Any]]) -> tuple[Path, str, dict[str, float]]:
-    """A finished benchmark stage: its directory, digest and metrics."""
-    directory, _ = store.begin("benchmark-qa", key, {"key": key})
-    value = sum(answer["scores"]["exact_match"] for answer in answers) / ITEMS
-    stderr = (value * (1 - value) / (ITEMS - 1)) ** 0.5
-    metrics = {"exact_match": value, "exact_match_stderr": stderr, "overlap_13gram": 0.25}
-    (directory / "scores.json").write_text(json.dumps({"tasks": {"qa": {"n": ITEMS, "metrics": metrics}}}))
-    (directory / "samples-qa.jsonl").write_text("".join(f"{json.dumps(answer)}\n" for answer in answers))
-
-    def manifest(files: dict[str, FileRecord], digest: str) -> Manifest:
-        return Manifest(
-            "benchmark-qa", key, {}, digest, files, {}, 1.0, 1, 0.0, "tiny", "", {}, {}, None, None,
-        )  # fmt: skip
-
-    committed = store.commit(manifest, directory, ("scores.json", "samples-*.jsonl"))
-    return directory, committed.output_digest, {f"qa/{name}": figure for name, figure in metrics.items()}
+from gptcore.store import Store
 
 
 def one_run(tracker: Tracker, better: float, rate: float, seed: int = 1) -> str:

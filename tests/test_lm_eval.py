@@ -312,8 +312,9 @@ def test_a_test_split_without_items_is_refused(model_directory: Path, tmp_path: 
 
 
 @pytest.fixture
-def tasks(tmp_path: Path) -> Iterator[Path]:
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A multiple-choice task and a group around it, as lm-eval's own are written, on a local file."""
+    monkeypatch.setenv("GPTMILL_HOME", str(tmp_path / "home"))
     rows = [{"q": f"{verb} the", "choices": [" list", " zebra", " qqq"], "gold": i % 3} for i, verb in enumerate(VERBS)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     durable.write_bytes(

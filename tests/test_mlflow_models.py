@@ -9,8 +9,9 @@ import pytest
 from mlflow_fixtures import DEAD, facts, new_tracker
 
 from gptcore.adapters.mlflow_client import ModelVersion, TrackerAway
-from gptcore.adapters.mlflow_models import GATE, Decision, ModelRegistry, Score, gate, score_of
+from gptcore.adapters.mlflow_models import GATE, ModelRegistry
 from gptcore.adapters.mlflow_runs import Tracker
+from gptcore.evaluation.gate import Decision, Score, gate, score_of
 
 METRIC = "qa/exact_match"
 

@@ -26,7 +26,7 @@ from gptcore.config import Preset, all_sources
 from gptcore.config_sources import Source
 from gptcore.durable import write_bytes, write_json
 from gptcore.home import home, tracking_uri
-from gptcore.plan import make_plan, start_version
+from gptcore.plan import make_plan, resolve_tasks, start_version
 from gptcore.presets import ConfigError, skills_given, written
 from gptcore.reproduction import (
     Difference,
@@ -136,7 +136,8 @@ def _versions(record: Record) -> list[dict[str, Any]]:
     start: dict[str, Any] = {}
     for identity in identities:
         start |= identity.get("init", {})
-    return [*corpus["sources"], *([start] if start else [])]
+    tasks = next((identity["task_data"] for identity in identities if "task_data" in identity), None)
+    return [*corpus["sources"], *([start] if start else []), *([{"task_data": tasks}] if tasks else [])]
 
 
 def _versions_now(preset: Preset, then: Sequence[dict[str, Any]], at: Path) -> list[dict[str, Any] | str]:
@@ -157,7 +158,7 @@ def _versions_now(preset: Preset, then: Sequence[dict[str, Any]], at: Path) -> l
     found = [now(resolve_source, *pair) for pair in zip(all_sources(preset.corpus), then, strict=False)]
     last = [now(resolve_rows, *pair) for pair in zip(own, then[len(then) - len(own) :], strict=False)]
     try:
-        return [*found, *start_version(preset, at), *last]
+        return [*found, *start_version(preset, at), *resolve_tasks(preset, at), *last]
     except (ValueError, OSError) as problem:
         return [*found, one_line(problem), *last]
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lm_eval.api.model import LM
 
 from gptcore import durable
 from gptcore.adapters.lm_eval import GptmillLM
+from gptcore.adapters.lm_eval_data import Versions
 from gptcore.adapters.lm_eval_tasks import OWN_TASKS, MemoryTask, SkillTask, load_standard, run_tasks, strings
 from gptcore.config import Benchmark, Finetune, Skill
 from gptcore.evaluation.baselines import baseline
@@ -30,13 +32,19 @@ from gptcore.work import Outcome, Work
 
 
 def benchmark(
-    config: Benchmark, finetune: Mapping[str, Finetune], skills: Mapping[str, Skill], model_stage: str, work: Work
+    config: Benchmark,
+    finetune: Mapping[str, Finetune],
+    skills: Mapping[str, Skill],
+    model_stage: str,
+    work: Work,
+    task_data: Versions | None = None,
 ) -> Outcome:
     """Measure the model of `work.inputs[model_stage]`: held-out bits per byte, its skills, and standard tasks.
 
     The base model (stage pretrain) is measured on every skill, a tuned one on its own. Leaves scores.json and a
     samples-<task>.jsonl for each task; a finished task is a unit that a resume keeps. Raises ValueError when the test
-    split holds nothing to measure on, and for a standard task that cannot be loaded.
+    split holds nothing to measure on, and for a standard task that cannot be loaded. task_data: resolved versions of
+    the data that standard tasks read.
     """
     base = model_stage == "pretrain"
     own = sorted(skills) if base else [model_stage.removeprefix("finetune-")]
@@ -53,7 +61,7 @@ def benchmark(
             elif sort == "skill":
                 found = [_skill(lm, skills[name], finetune[name], config, work)]
             else:
-                found = standard(lm, name, config, [OWN_TASKS])
+                found = standard(lm, name, config, [OWN_TASKS], task_data)
             durable.write_json(unit, found)
         tasks |= {task["task"]: task for task in json.loads(unit.read_bytes())}
     _add_overlap(tasks, skills, work)
@@ -154,9 +162,13 @@ def _baseline(values: str, training: Path) -> Callable[[Item], str]:
     return baseline(skill, items_of(skill, {stage_of(skill) or "corpus": training}, "train"))
 
 
-def standard(lm: GptmillLM, name: str, config: Benchmark, folders: Sequence[Path]) -> list[dict[str, Any]]:
+def standard(
+    lm: LM, name: str, config: Benchmark, folders: Sequence[Path], task_data: Versions | None = None
+) -> list[dict[str, Any]]:
     """Results of a standard task, or of a group and its members; see `load_standard` for folders and errors."""
-    results = run_tasks(lm, load_standard(name, folders), config.seed, config.num_fewshot, config.limit)
+    results = run_tasks(
+        lm, load_standard(name, folders, config.data_dir, task_data), config.seed, config.num_fewshot, config.limit
+    )
     found = []
     for task, values in results["results"].items():
         metrics = {}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gptcore.adapters.mlflow_client import (
@@ -18,46 +16,10 @@ from gptcore.adapters.mlflow_client import (
     asking,
 )
 from gptcore.adapters.mlflow_runs import KEY, LONGEST_DIGEST, Tracker, local_path, place_once
+from gptcore.evaluation.gate import Decision, Evidence, gate, score_of
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 GATE, SKILL, MODEL_ID, DATASET = "gptmill.gate", "gptmill.skill", "gptmill.model_id", "gptmill.dataset"
-
-
-@dataclass(frozen=True)
-class Score:
-    """One measured value with its standard error."""
-
-    value: float
-    stderr: float
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What the gate says of a new version."""
-
-    promote: bool
-    reason: str
-
-
-def gate(metric: str, new: Score | None, champion: Score | None, held_by: str | None, margin: float) -> Decision:
-    """Whether a new version becomes champion: there is none yet, or it is better by more than `margin` standard errors.
-
-    The standard error of the difference is sqrt(a^2 + b^2). held_by: the champion's version, None where there is none.
-    Higher is better for every metric.
-    """
-    if new is None or not math.isfinite(new.value):
-        return Decision(False, f"not promoted: {metric} was not measured")
-    shown = f"{metric} {new.value:.4f} ± {new.stderr:.4f}"
-    if held_by is None:
-        return Decision(True, f"promoted: {shown}; there was no champion yet")
-    if champion is None:
-        return Decision(False, f"not promoted: {shown}, but champion version {held_by} has no {metric} to compare with")
-    gain, error = new.value - champion.value, math.hypot(new.stderr, champion.stderr)
-    against = f"{shown} against {champion.value:.4f} ± {champion.stderr:.4f} of champion version {held_by}: "
-    measured = f"{gain:+.4f}, {gain / error:+.1f} standard errors" if error else f"{gain:+.4f}, standard error 0"
-    if math.isfinite(error) and gain > margin * error:
-        return Decision(True, f"promoted: {against}{measured}, more than {margin:g}")
-    return Decision(False, f"not promoted: {against}{measured}, not more than {margin:g}")
 
 
 class ModelRegistry:
@@ -143,8 +105,12 @@ class ModelRegistry:
             model_id=model.model_id,
         )
 
-    def move_aliases(self, version: ModelVersion, metric: str, margin: float) -> Decision:
+    def move_aliases(
+        self, version: ModelVersion, metric: str, margin: float, weigh: Callable[[ModelVersion], Evidence] | None = None
+    ) -> Decision:
         """Put `candidate` on a version, and `champion` through the gate; the reason stays on the version.
+
+        weigh: compares with a champion what it has kept; without it only the two versions' tags are compared.
 
         The decision is written before the alias moves: a try that finds its version champion already was killed in
         between, and keeps what was written.
@@ -158,9 +124,10 @@ class ModelRegistry:
             else:
                 held_by = None if champion is None else str(champion.version)
                 old = None if champion is None else score_of(champion.tags, metric)
-                decision = gate(metric, score_of(version.tags, metric), old, held_by, margin)
+                evidence = weigh(champion) if weigh and champion is not None else Evidence()
+                decision = gate(metric, score_of(version.tags, metric), old, held_by, margin, evidence)
                 if champion is not None and champion.tags.get(DATASET) != version.tags.get(DATASET):
-                    decision = Decision(decision.promote, f"{decision.reason}; its test items were others")
+                    decision = Decision(decision.promote, f"{decision.reason}; not all of its test items are the same")
             self.client.set_model_version_tag(name, number, GATE, decision.reason)
             self.client.update_model_version(name, number, decision.reason)
             self.client.set_registered_model_alias(name, CANDIDATE, number)
@@ -176,10 +143,3 @@ class ModelRegistry:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             return None
-
-
-def score_of(values: Mapping[str, str | float], metric: str) -> Score | None:
-    """A metric and its `_stderr` from a version's tags or a stage's metrics; None where it is not there."""
-    if metric not in values:
-        return None
-    return Score(float(values[metric]), float(values.get(f"{metric}_stderr", "nan")))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gptcore.adapters.champion import guarded_figures, weighing
 from gptcore.adapters.hf import TOKENIZER_FILES, export_hf
 from gptcore.adapters.mlflow_client import (
     ColSpec,
@@ -22,11 +23,13 @@ from gptcore.adapters.mlflow_client import (
     Schema,
     save_model,
 )
-from gptcore.adapters.mlflow_models import CHAMPION, DATASET, SKILL, ModelRegistry, score_of
+from gptcore.adapters.mlflow_models import CHAMPION, DATASET, SKILL, ModelRegistry
 from gptcore.adapters.model_card import model_card
 from gptcore.adapters.model_card_facts import gather
 from gptcore.config import Publish, Skill, counterpart
 from gptcore.durable import locked, place, sha256_json, write_bytes, write_json
+from gptcore.evaluation.gate import score_of
+from gptcore.evaluation.measured import recorded
 from gptcore.model.weights import read_config
 from gptcore.work import Outcome, Work
 
@@ -94,10 +97,14 @@ def _publish_one(
     registry.link(model, measured.metrics, measured.dataset, measured.digest)
     metric = f"{skill.name}/{skill.target_metric}"
     tags = {SKILL: skill.name, DATASET: measured.digest}
-    tags |= {key: repr(value) for key, value in measured.metrics.items()}
+    benchmark = work.inputs[f"benchmark-{skill.name}"]
+    kept = guarded_figures(recorded(benchmark), config.guard) | measured.metrics
+    tags |= {key: repr(value) for key, value in kept.items()}
+    skills = {stage.removeprefix("finetune-") for stage in work.inputs if stage.startswith("finetune-")} - {skill.name}
+    weigh = weighing(registry.tracker, benchmark, skill.name, metric, config.guard, skills, work.scratch / "champion")
     with locked(registry.tracker.home / "registry.lock"):  # two publications at once: the gate sees one after the other
         version = registry.register(name, model, tags)
-        decision = registry.move_aliases(version, metric, config.margin_stderr)
+        decision = registry.move_aliases(version, metric, config.margin_stderr, weigh)
         champion = registry.champion(name)
     work.say(f"{name} version {version.version}: {decision.reason}")
     score = score_of(measured.metrics, metric)

@@ -58,8 +58,11 @@ def grouped_differences(a: Sequence[Path], b: Sequence[Path], model: str) -> dic
     return every
 
 
-def figures(directory: Path, model: str) -> dict[str, Figure]:
-    """A benchmark stage's figures by headline name, kinds of items too; none where its files are not there."""
+def figures(directory: Path, model: str | None) -> dict[str, Figure]:
+    """A benchmark stage's figures by headline name, kinds of items too; none where its files are not there.
+
+    model: None gives plain names, `task/metric` whoever was measured.
+    """
     scores = directory / "scores.json"
     if not scores.exists():
         return {}
@@ -69,8 +72,19 @@ def figures(directory: Path, model: str) -> dict[str, Figure]:
         for ending, metrics, chosen in _parts(result, samples):
             for name, value in metrics.items():
                 if value is not None and name != OVERLAP and not name.endswith(STDERR):
-                    every[headline_name(task, name, ending, model)] = _figure(name, float(value), chosen)
+                    every[headline_name(task, name, ending, model or task)] = _figure(name, float(value), chosen)
     return every
+
+
+def recorded(directory: Path) -> dict[str, float]:
+    """What a benchmark stage recorded under plain names, standard errors and kinds of items too."""
+    return {
+        headline_name(task, name, ending, task): value
+        for task, result in json.loads((directory / "scores.json").read_bytes())["tasks"].items()
+        for ending, metrics, _ in _parts(result, [])
+        for name, value in metrics.items()
+        if value is not None
+    }
 
 
 def _samples(path: Path) -> list[Sample]:
