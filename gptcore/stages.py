@@ -111,6 +111,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
                     "adapters/benchmark.py",
                     "adapters/lm_eval.py",
                     "adapters/lm_eval_tasks.py",
+                    "adapters/label_task.py",
                     "model",
                     "text/run_index.py",
                     "text/words.py",

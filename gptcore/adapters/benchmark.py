@@ -13,12 +13,14 @@ import torch
 from lm_eval.api.model import LM
 
 from gptcore import durable
+from gptcore.adapters.label_task import LabelTask
 from gptcore.adapters.lm_eval import GptmillLM
 from gptcore.adapters.lm_eval_data import Versions
 from gptcore.adapters.lm_eval_tasks import OWN_TASKS, MemoryTask, SkillTask, load_standard, run_tasks, strings
 from gptcore.config import Benchmark, Finetune, Skill
 from gptcore.evaluation.baselines import baseline
 from gptcore.evaluation.headline import OVERLAP, headline_name
+from gptcore.evaluation.labels import likeliest
 from gptcore.evaluation.overlap import overlaps
 from gptcore.evaluation.scores import ratio_stderr, score
 from gptcore.evaluation.skill_scores import DIGITS, rounded, summed
@@ -26,7 +28,7 @@ from gptcore.hardware import resolve_device
 from gptcore.model.weights import load_model
 from gptcore.text.documents import read_documents
 from gptcore.text.skill_items import items_of, stage_of
-from gptcore.text.skills import Item, encode_example, even_sample, sample_items
+from gptcore.text.skills import Item, encode_example, encode_target, even_sample, sample_items
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.work import Outcome, Work
 
@@ -122,11 +124,12 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
     def encode(item: Item) -> list[int]:
         return encode_example(skill, item.fields, None, lm.text, tuning.max_input_tokens)[0]
 
-    task = SkillTask(skill, chosen, encode, tuning.max_target_tokens)
+    labels = LabelTask(skill, chosen, encode, lambda label: encode_target(label, lm.text)) if skill.labels else None
+    task = labels or SkillTask(skill, chosen, encode, tuning.max_target_tokens)
     results = run_tasks(lm, {"tasks": {skill.name: task}}, config.seed)["samples"][skill.name]
     samples = []
     for item, result in zip(chosen, results, strict=True):
-        guess = trivial(item)
+        guess, shares = trivial(item), labels.probabilities(result) if labels else {}
         samples.append(
             {
                 "id": item.id,
@@ -134,7 +137,8 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
                 "kind": item.kind,
                 "fields": item.fields,
                 "target": item.target,
-                "prediction": result["filtered_resps"][0],
+                "prediction": likeliest(shares) if labels else result["filtered_resps"][0],
+                **({"probabilities": rounded(shares)} if labels else {}),
                 "scores": rounded({metric: result[metric] for metric in skill.metrics if metric in result}),
                 "baseline": guess,
                 "baseline_scores": rounded(score(skill.metrics, guess, item.right, skill.language)),
