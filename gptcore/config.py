@@ -357,6 +357,7 @@ EXECUTION: dict[str, Any] = {
     "runtime": True,
     "model": {"init"},  # where it lies; the digests of its files enter keys by themselves
     "tokenizer": {"take"},
+    "benchmark": {"data_dir"},  # the same holds for it
     "skills_folder": True,
     "pretrain": set(EXECUTION_OF_TRAINING),
     "finetune": {"__all__": set(EXECUTION_OF_TRAINING)},
@@ -440,7 +441,12 @@ class Benchmark(Part):
     heldout_documents: Positive = 500
     """Test documents of the held-out bits-per-byte task."""
     tasks: Strings = ()
-    """Standard lm-eval tasks or groups by name, besides the project's own; their data must be reachable."""
+    """Standard lm-eval tasks, groups or tags by name, besides the project's own. They are checked, and their data
+    looked for, before the first stage runs."""
+    data_dir: str | dict[str, str] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Where standard tasks find their data instead of the Hugging Face hub: a folder that holds one for each hub id
+    (`DIR/Rowan/hellaswag`, laid out as the hub's repository is), such folders by hub id, or the address of a mirror
+    (`http://127.0.0.1:8080`). Only digests of the data, or the commit, enter keys."""
     num_fewshot: NotNegative = 0
     """Examples in the prompt of standard tasks."""
     limit: Positive | None = None

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from gptcore.config import Model, Preset, all_sources
 from gptcore.config_sources import Source
 from gptcore.durable import sha256_json, write_json
+from gptcore.hardware import library_version
 from gptcore.presets import ConfigError
 from gptcore.sizes import Shape, flops_per_token
 from gptcore.stages import Stage, code_digest, identity, key_of, skill_sources, stages
@@ -44,8 +45,10 @@ class StagePlan:
 def resolve_sources(preset: Preset, home: Path) -> list[dict[str, Any]]:
     """Look at every source anew and remember its version for later plans.
 
-    Behind those of the corpus come the version of `model.init` or `tokenizer.take`, and those of the skills' own data.
+    Behind those of the corpus come the version of `model.init` or `tokenizer.take`, that of the standard tasks' data,
+    and those of the skills' own data. ValueError for a task that cannot be measured, or whose data is missing.
     """
+    tasks = resolve_tasks(preset, home)
     from gptcore.text.skill_rows import resolve_rows
     from gptcore.text.sources import resolve_source  # slow to import, and a plan need not resolve
 
@@ -55,17 +58,58 @@ def resolve_sources(preset: Preset, home: Path) -> list[dict[str, Any]]:
     own = [resolve_rows(source, home / "cache") for source in skill_sources(preset)]
     for source, version in zip(skill_sources(preset), own, strict=True):
         write_json(_resolved_path(source, home), version)
-    return [*versions, *start_version(preset, home), *own]
+    return [*versions, *start_version(preset, home), *tasks, *own]
 
 
 def last_resolved(preset: Preset, home: Path) -> list[dict[str, Any]] | None:
     """The versions of the last resolution, or None if any source was never resolved.
 
-    Loading the preset has looked at `model.init` and `tokenizer.take` already, so their version is always today's.
+    Loading the preset has looked at `model.init` and `tokenizer.take` already, so their version is always today's. So
+    is that of standard tasks' data on disk. ValueError as `resolve_sources`.
     """
     versions = [read_json(_resolved_path(source, home)) for source in all_sources(preset.corpus)]
     own = [read_json(_resolved_path(source, home)) for source in skill_sources(preset)]
-    return None if None in [*versions, *own] else [*versions, *start_version(preset, home), *own]
+    tasks = resolve_tasks(preset, home, anew=False)
+    if tasks is None or None in [*versions, *own]:
+        return None
+    return [*versions, *start_version(preset, home), *tasks, *own]
+
+
+@overload
+def resolve_tasks(preset: Preset, home: Path) -> list[dict[str, Any]]: ...
+
+
+@overload
+def resolve_tasks(preset: Preset, home: Path, anew: bool) -> list[dict[str, Any]] | None: ...
+
+
+def resolve_tasks(preset: Preset, home: Path, anew: bool = True) -> list[dict[str, Any]] | None:
+    """Check the list of standard tasks and find the version of their data, as one more source; none without tasks.
+
+    anew: ask the hub; otherwise its commits are those of the last time, and the answer None when it was never asked.
+    """
+    names = preset.benchmark.tasks
+    if not names:
+        return []
+    from gptcore.evaluation.task_catalogue import Catalogue, check_tasks
+    from gptcore.evaluation.task_data import local_versions, needs, versions_of
+    from gptcore.text.digests import DigestCache
+
+    cache, data_dir = home / "cache", preset.benchmark.data_dir
+    found = needs(check_tasks(names, Catalogue(cache)))
+    asked = {"tasks": names, "data_dir": data_dir, "lm-eval": library_version("lm-eval")}
+    remembered = cache / "sources" / f"tasks-{sha256_json(asked)[:16]}.json"
+    with DigestCache(cache) as digests:
+        if anew:
+            data: dict[str, Any] = versions_of(found, data_dir, digests)
+            write_json(remembered, data)
+            return [{"task_data": data}] if data else []
+        local = local_versions(found, data_dir, digests)
+    before = read_json(remembered) or {}
+    data = {name: before.get(name) if version is None else version for name, version in local.items()}
+    if None in data.values():
+        return None
+    return [{"task_data": data}] if data else []
 
 
 def start_version(preset: Preset, home: Path) -> list[dict[str, Any]]:
@@ -185,6 +229,8 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         reasons.append("new source version")
     if old.get("init") != new.get("init"):
         reasons.append("other files behind model.init")
+    if old.get("task_data") != new.get("task_data"):
+        reasons.append("other data of standard tasks")
     if old["version"] != new["version"]:
         reasons.append(f"stage version {old['version']} -> {new['version']}")
     return "; ".join(reasons) or "another key exists"

@@ -111,7 +111,10 @@ def stages(preset: Preset) -> dict[str, Stage]:
                     "adapters/benchmark.py",
                     "adapters/lm_eval.py",
                     "adapters/lm_eval_tasks.py",
+                    "adapters/label_task.py",
                     "model",
+                    "text/run_index.py",
+                    "text/words.py",
                     *skill_code,
                 ),
             )
@@ -177,7 +180,8 @@ def identity(
 ) -> dict[str, Any]:
     """The parts of a key. inputs: output digest by stage name.
 
-    sources: resolved versions of the corpus's sources, and after them that of `model.init` or `tokenizer.take`.
+    sources: resolved versions of the corpus's sources, after them that of `model.init` or `tokenizer.take`, that
+    of the standard tasks' data, and those of the skills' own.
     """
     parts: dict[str, Any] = {
         "stage": stage.name,
@@ -189,6 +193,8 @@ def identity(
     if stage.root:
         of_skill = stage.skill and skill_versions(preset, sources or [], stage.skill)
         parts["sources"] = of_skill or corpus_versions(preset, sources or [])
+    if data := task_data(sources or []) if reads_tasks(stage, preset) else {}:
+        parts["task_data"] = data
     if stage.init:
         version = init_version(preset, sources or [])
         parts["init"] = {part: version[part] for part in stage.init}
@@ -198,6 +204,18 @@ def identity(
 def corpus_versions(preset: Preset, sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of the resolved versions those that the corpus follows from, in the order of `all_sources`."""
     return sources[: len(all_sources(preset.corpus))]
+
+
+def reads_tasks(stage: Stage, preset: Preset) -> bool:
+    """Whether a stage reads the data of standard tasks: every benchmark, and a corpus that is cleared of them."""
+    if stage.name.startswith("benchmark-"):
+        return bool(preset.benchmark.tasks)
+    return stage.name == "corpus" and bool(standard_benchmarks(preset))
+
+
+def task_data(sources: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the resolved versions those of the standard tasks' datasets, by name."""
+    return next((version["task_data"] for version in sources if "task_data" in version), {})
 
 
 def init_version(preset: Preset, sources: list[dict[str, Any]]) -> dict[str, Any]:
@@ -321,7 +339,7 @@ def _benchmark(model: str) -> Identity:
     def of(preset: Preset) -> dict[str, Any]:
         skills = {s: t for s, t in preset.finetune.items() if model in ("base", s)}
         return {
-            **_dump(preset.benchmark),
+            **preset.benchmark.model_dump(mode="json", exclude={"data_dir"}),
             "skills": {
                 skill: {
                     "skill": _asked(preset, skill),

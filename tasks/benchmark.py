@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import task
 
 from gptcore.presets import skills_of
+from gptcore.stages import task_data
 from tasks.options import STAGE_TASK
 from tasks.result import StageResult
 from tasks.session import Session, StageFunction
@@ -21,6 +22,7 @@ def benchmark(session: Session, model: str) -> StageResult:
         tunings = {skill: t for skill, t in preset.finetune.items() if model in ("base", skill)}
         skills = {name: skill for name, skill in skills_of(preset).items() if name in tunings}
         stage = "pretrain" if model == "base" else f"finetune-{model}"
-        return lambda work: measure(preset.benchmark, tunings, skills, stage, work)
+        data = task_data(session.sources)
+        return lambda work: measure(preset.benchmark, tunings, skills, stage, work, data)
 
     return session.stage(f"benchmark-{model}", prepare)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prefect import task
 
-from gptcore.stages import corpus_versions, standard_benchmarks
+from gptcore.stages import corpus_versions, standard_benchmarks, task_data
 from tasks.options import STAGE_TASK
 from tasks.result import StageResult
 from tasks.session import Session, StageFunction
@@ -32,7 +32,8 @@ def corpus(session: Session) -> StageResult:
                 return own
             from gptcore.adapters.lm_eval_tasks import OWN_TASKS, standard_texts  # lm-eval takes seconds
 
-            return [*own, *(pair for name in tasks for pair in standard_texts(name, [OWN_TASKS]))]
+            data = session.preset.benchmark.data_dir, task_data(session.sources)
+            return [*own, *(pair for name in tasks for pair in standard_texts(name, [OWN_TASKS], *data))]
 
         return lambda work: build_corpus(session.preset.corpus, versions, work, lambda: benchmarks(work))
 

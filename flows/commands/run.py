@@ -24,7 +24,7 @@ from gptcore.config import Preset, no_counterpart
 from gptcore.home import home, tracking_uri
 from gptcore.plan import StagePlan, make_plan, resolve_sources, select
 from gptcore.presets import ConfigError, load_preset
-from gptcore.stages import stages
+from gptcore.stages import reads_tasks, stages, task_data
 from gptcore.store import Manifest, Store, recorded_in
 from gptcore.work import Interrupted
 from tasks.invocation import invocation_identity, was_killed
@@ -61,6 +61,10 @@ def main(options: argparse.Namespace) -> int:
         summary = reused_summary(preset, finished, store, tracking_uri(at))
         _conclude(summary, started, options)
         return 0
+    try:
+        load_tasks(preset, sources, [name for name in selected if name not in finished])
+    except ValueError as problem:
+        return refuse(problem)
     if unpublished := no_counterpart(preset.model):
         print(f"gptmill: warning: {unpublished}", file=sys.stderr)
     learning = any("torch" in stages(preset)[name].libraries for name in selected if name not in finished)
@@ -73,6 +77,14 @@ def select_forced(preset: Preset, force: list[str]) -> None:
     for name in force:
         if name not in names:
             raise ConfigError(f"--force {name}: no such stage; there are: {', '.join(names)}")
+
+
+def load_tasks(preset: Preset, sources: list[dict[str, Any]], waiting: list[str]) -> None:
+    """Load the standard tasks that stages waiting to run will measure, or raise ValueError."""
+    if any(reads_tasks(stages(preset)[name], preset) for name in waiting):
+        from gptcore.adapters.lm_eval_tasks import load_once  # seconds
+
+        load_once(preset.benchmark.tasks, preset.benchmark.data_dir, task_data(sources))
 
 
 def not_fresh_before(preset: Preset, plan: dict[str, StagePlan], selected: list[str]) -> str | None:

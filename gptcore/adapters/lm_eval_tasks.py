@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.resources
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -19,13 +18,19 @@ from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 
+from gptcore.adapters.lm_eval_data import Versions, reading
 from gptcore.config import Skill
+from gptcore.durable import sha256_json, write_bytes
 from gptcore.evaluation.scores import score
+from gptcore.evaluation.task_catalogue import OWN_TASKS, Catalogue, check_tasks
+from gptcore.evaluation.task_data import DataDir
+from gptcore.hardware import library_version
+from gptcore.home import home
 from gptcore.presets import parse_yaml
 from gptcore.text.skills import Item
 
-OWN_TASKS = Path(str(importlib.resources.files("configs") / "benchmarks"))
-"""The folder of the project's own tasks, looked through before lm-eval's."""
+__all__ = ["OWN_TASKS", "MemoryTask", "SkillTask", "load_once", "load_standard", "run_tasks", "standard_texts"]
+
 BOOTSTRAP = 1000
 """Resamples behind the standard error of metrics without a closed form, in standard tasks."""
 
@@ -94,65 +99,63 @@ class SkillTask(MemoryTask):
         return request
 
 
-def load_standard(name: str, folders: Sequence[Path]) -> dict[str, Any]:
+def load_standard(
+    name: str, folders: Sequence[Path], data_dir: DataDir = None, versions: Versions | None = None
+) -> dict[str, Any]:
     """Any task, group or tag that a YAML in `folders` or in lm-eval defines, as lm-eval's task dictionary.
 
-    Raises ValueError for an unknown name, and where the task's data cannot be reached.
+    Its data comes from `data_dir`, or from the hub at the commits in `versions`. Raises ValueError for an unknown name,
+    and where the task's data cannot be reached.
     """
     from lm_eval.tasks import TaskManager
 
-    shipped = Path(lm_eval.__file__).parent / "tasks"
-    places = _defining(name, folders, shipped)
-    if not places:
-        raise ValueError(f"unknown benchmark task {name!r}; `python -m lm_eval ls tasks` lists lm-eval's own")
-    with _quiet():
+    catalogue = Catalogue(home() / "cache", folders)
+    check_tasks([name], catalogue, "benchmark")
+    places = catalogue.folders_of(name)  # indexing all of lm-eval's takes 11-37 s
+    with _quiet(), reading(data_dir, versions):
         try:
-            try:
-                loaded = TaskManager(include_path=places, include_defaults=False).load(name)
-            except (KeyError, ValueError):  # a group whose members stand elsewhere: index everything, 11-37 s
-                loaded = TaskManager(include_path=[str(folder) for folder in folders]).load(name)
+            loaded = TaskManager(include_path=places, include_defaults=False).load(name)
         except Exception as error:  # whatever a dataset library, a hub client or a task's own code raises
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise ValueError(f"benchmark task {name!r} cannot be loaded; is its data within reach? {reason}") from error
     return dict(loaded)
 
 
-def standard_texts(name: str, folders: Sequence[Path]) -> list[tuple[str, Iterator[str]]]:
+def load_once(names: Sequence[str], data_dir: DataDir, versions: Versions) -> None:
+    """Load tasks before hours of training rather than after: the splits they ask for, the columns, the code they run.
+
+    What loaded once is remembered with its versions. Raises ValueError as `load_standard`.
+    """
+    asked = {"data_dir": data_dir, "versions": versions, "lm-eval": library_version("lm-eval")}
+    for name in names:
+        loaded = home() / "cache" / "loaded_tasks" / sha256_json({**asked, "task": name})[:16]
+        if not loaded.exists():
+            load_standard(name, [OWN_TASKS], data_dir, versions)
+            write_bytes(loaded, name.encode())
+
+
+def standard_texts(
+    name: str, folders: Sequence[Path], data_dir: DataDir = None, versions: Versions | None = None
+) -> list[tuple[str, Iterator[str]]]:
     """For decontamination: every task that a name stands for, with the text of each document that it is measured on.
 
     A document's text is all that its fields hold, question, choices and answer, each on its own lines, as the data has
     them. Raises ValueError as `load_standard`.
     """
-    tasks = load_standard(name, folders)["tasks"]
-    return [(task, ("\n".join(_strings(document)) for document in found.eval_docs)) for task, found in tasks.items()]
+    tasks = load_standard(name, folders, data_dir, versions)["tasks"]
+    return [(task, ("\n".join(strings(document)) for document in found.eval_docs)) for task, found in tasks.items()]
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings(value: Any) -> Iterator[str]:
     """Every text inside a value of JSON's kinds."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for inside in value.values():
-            yield from _strings(inside)
+            yield from strings(inside)
     elif isinstance(value, list | tuple):
         for inside in value:
-            yield from _strings(inside)
-
-
-def _defining(name: str, folders: Sequence[Path], shipped: Path) -> list[str]:
-    """The folders whose YAMLs define a name, found by their bytes: a second, where indexing takes 11-37."""
-    line = re.compile(rb"^(?:task|group|tag)\s*:\s*[\"']?" + re.escape(name.encode()) + rb"[\"']?\s*(?:#.*)?$", re.M)
-    listed = re.compile(rb"^tag\s*:\s*\n(?:\s*-.*\n)*?\s*-\s*[\"']?" + re.escape(name.encode()) + rb"[\"']?\s*$", re.M)
-    found: set[str] = set()
-    for root in [*folders, shipped]:
-        for path in root.rglob("*.yaml"):
-            text = path.read_bytes()
-            if line.search(text) or listed.search(text):
-                inside = path.relative_to(root).parts
-                found.add(str(root / inside[0] if len(inside) > 1 else root))
-        if found:
-            break
-    return sorted(found)
+            yield from strings(inside)
 
 
 def run_tasks(

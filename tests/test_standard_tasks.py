@@ -1,0 +1,252 @@
+"""Standard tasks are named, checked, found on disk and read there; nothing of it needs the network."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standard_data import write_data, write_rows
+
+from gptcore.adapters.lm_eval_tasks import load_standard
+from gptcore.evaluation.task_catalogue import OWN_TASKS, Catalogue, TaskFile, check_tasks, problem_of, read_task
+from gptcore.evaluation.task_data import Need, cached_commit, local_versions, needs, read_folder, versions_of
+from gptcore.plan import difference, resolve_tasks
+from gptcore.presets import load_preset
+from gptcore.stages import identity, stages
+from gptcore.text.digests import DigestCache
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTMILL_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_data(tmp_path / "data")
+
+
+def own(folder: Path, **yamls: str) -> Catalogue:
+    """A catalogue of these files, in which unknown names are not looked for among lm-eval's 14,000."""
+    folder.mkdir()
+    for name, text in yamls.items():
+        (folder / f"{name}.yaml").write_text(text)
+    catalogue = Catalogue(folder, [folder])
+    catalogue.__dict__["_shipped"] = type(catalogue._own[0][1])()
+    return catalogue
+
+
+TASK = "task: {}\ndataset_path: some/data\noutput_type: multiple_choice\n"
+
+
+def test_a_name_stands_for_a_task_a_group_or_a_tag(tmp_path: Path) -> None:
+    catalogue = own(
+        tmp_path / "tasks",
+        one=TASK.format("one") + "tag: [even, some]\ndoc_to_text: !function code.text\n",
+        two='include: one.yaml\n"task": "two"\n',
+        three=TASK.format("three"),
+        part="group: part\ntask: [one]\n",
+        whole="group: whole\ndataset_name: handed\ntask:\n- part\n- {task: three, dataset_name: own}\n- group: inner\n"
+        "  task: [two]\n- {task: inline, dataset_path: other/data, output_type: loglikelihood}\n",
+    )
+    assert [task.name for task in catalogue.tasks("one")] == ["one"]
+    assert catalogue.tasks("two")[0].config["doc_to_text"] == "!function code.text", "included keys count"
+    assert [task.name for task in catalogue.tasks("even")] == ["one", "two"], "so do included tags"
+    whole = {task.name: task.config.get("dataset_name") for task in catalogue.tasks("whole")}
+    assert whole == {"one": "handed", "three": "own", "two": "handed", "whole::inline": "handed"}
+    with pytest.raises(ValueError, match="unknown benchmark task 'thre'; near it: three; `python -m lm_eval ls tasks`"):
+        catalogue.tasks("thre")
+
+
+def test_lm_evals_own_tasks_are_found_where_their_names_point() -> None:
+    catalogue = Catalogue(Path("nowhere"))
+    for name, path in {
+        "hellaswag": "Rowan/hellaswag",
+        "arc_easy": "allenai/ai2_arc",
+        "lambada_openai": "EleutherAI/lambada_openai",
+        "wikitext": "EleutherAI/wikitext_document_level",
+        "blimp_adjunct_island": "nyu-mll/blimp",
+    }.items():
+        (task,) = catalogue.tasks(name)
+        assert (task.name, task.config["dataset_path"]) == (name, path)
+        assert problem_of(task) is None
+    assert len(catalogue.tasks("blimp")) == 67
+    assert "_shipped" not in catalogue.__dict__, "none of them takes the index of everything"
+
+
+def test_tasks_that_cannot_be_measured_are_named_all_at_once(tmp_path: Path) -> None:
+    drawn = "task: drawn\ndataset_path: a/b\noutput_type: generate_until\ngeneration_kwargs: {do_sample: true}\n"
+    catalogue = own(
+        tmp_path / "tasks",
+        good=TASK.format("good"),
+        drawn=drawn,
+        warm=drawn.replace("drawn", "warm").replace("do_sample: true", "temperature: 0.5"),
+        greedy=drawn.replace("drawn", "greedy").replace("do_sample: true", "do_sample: false, temperature: 1"),
+        shown=TASK.format("shown") + "doc_to_image: image\n",
+        ran=TASK.format("ran") + "unsafe_code: true\n",
+        odd="task: odd\ndataset_path: a/b\noutput_type: ranking\n",
+        bare="task: bare\noutput_type: multiple_choice\n",
+        both="group: both\ntask: [good, greedy]\n",
+    )
+    assert [task.name for task in check_tasks(["both"], catalogue)] == ["good", "greedy"]
+    with pytest.raises(ValueError) as refused:
+        check_tasks(["drawn", "warm", "shown", "ran", "odd", "bare", "godo", "both", "good"], catalogue)
+    told = str(refused.value)
+    assert told.startswith("benchmark.tasks: ")
+    for piece in (
+        "'drawn': it samples",
+        "'warm': it samples",
+        "'shown': it shows pictures",
+        "'ran': it runs generated code",
+        "output_type 'ranking' is none of",
+        "'bare': it names no dataset",
+        "unknown benchmark task 'godo'; near it: good",
+        "'good' is listed twice",
+    ):
+        assert piece in told
+    assert problem_of(TaskFile("heldout", read_task(OWN_TASKS / "heldout.yaml"), OWN_TASKS)) is not None
+
+
+def test_what_a_config_reads_of_a_folder(data: Path) -> None:
+    arc = data / "allenai" / "ai2_arc"
+    found = read_folder(arc, "ARC-Easy")
+    assert [path.name for path in found.files] == ["test.jsonl", "train.jsonl", "validation.jsonl"]
+    assert found.inside is None, "its README declares the config"
+    with pytest.raises(FileNotFoundError, match=r"no config 'ARC-Hard': its README\.md declares ARC-Easy"):
+        read_folder(arc, "ARC-Hard")
+    bare = data / "nyu-mll" / "blimp"
+    assert read_folder(bare, "adjunct_island").inside == "adjunct_island"
+    with pytest.raises(FileNotFoundError, match=r"no config 'drop_argument': no README\.md declares it"):
+        read_folder(bare, "drop_argument")
+    assert len(read_folder(data / "Rowan" / "hellaswag", None).files) == 2
+    (data / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no data files"):
+        read_folder(data / "empty", None)
+
+
+def test_missing_data_is_named_with_what_to_fetch(data: Path, tmp_path: Path) -> None:
+    found = needs(check_tasks(["hellaswag", "toxigen", "blimp"], Catalogue(tmp_path)))
+    assert len(found) == 2 + 67
+    with DigestCache(tmp_path) as digests, pytest.raises(ValueError) as refused:
+        local_versions(found, str(data), digests)
+    told = str(refused.value)
+    assert "hellaswag" not in told
+    assert (
+        f"toxigen: skg/toxigen-data (config annotated): there is no folder {data}/skg/toxigen-data; "
+        f"fetch it with: hf download skg/toxigen-data --repo-type dataset --local-dir {data}/skg/toxigen-data" in told
+    )
+    assert "blimp_drop_argument: nyu-mll/blimp (config drop_argument)" in told
+    assert "blimp_adjunct_island" not in told
+    elsewhere = {"Rowan/hellaswag": str(data / "Rowan" / "hellaswag")}
+    with DigestCache(tmp_path) as digests:
+        versions = local_versions(found[:2], elsewhere, digests)
+    assert versions["skg/toxigen-data (config annotated)"] is None, "not in the mapping: the hub's"
+    names, shas = ("data/train.jsonl", "data/validation.jsonl"), _shas(data / "Rowan" / "hellaswag" / "data")
+    assert versions["Rowan/hellaswag"] == {"files": [list(pair) for pair in zip(names, shas, strict=True)]}
+
+
+def _shas(folder: Path) -> list[str]:
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())]
+
+
+def test_without_the_hub_its_caches_tell_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    need, commit = Need("some/data", None, tasks=["some"]), "c" * 40
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "tables"))
+    closed = "http://127.0.0.1:9"
+    with DigestCache(tmp_path) as digests:
+        with pytest.raises(
+            ValueError, match=r"some: some/data: .*no cache holds it; fetch it with: hf download some/d"
+        ):
+            versions_of([need], closed, digests)
+        (tmp_path / "tables" / "some___data" / "default" / "0.0.0" / commit).mkdir(parents=True)
+        assert versions_of([need], closed, digests) == {"some/data": {"commit": commit}}
+    held = tmp_path / "hub" / "datasets--some--data"
+    (held / "snapshots" / ("d" * 40)).mkdir(parents=True)
+    (held / "refs").mkdir()
+    (held / "refs" / "main").write_text("d" * 40)
+    assert cached_commit("some/data") == "d" * 40, "the hub's own cache comes first"
+
+
+def preset(data: Path, *more: str) -> list[str]:
+    return ["benchmark.tasks=[hellaswag, arc_easy]", f"benchmark.data_dir={data}", *more]
+
+
+def test_the_data_enters_the_keys_of_what_reads_it_and_its_place_does_not(data: Path, tmp_path: Path) -> None:
+    def keys(at: Path, *more: str) -> dict[str, dict[str, Any]]:
+        loaded = load_preset("quickstart", preset(at, *more))
+        sources = [{"commit": "x"}, *resolve_tasks(loaded, tmp_path / "home")]
+        return {
+            name: identity(stage, loaded, dict.fromkeys(stage.inputs, "0"), sources)
+            for name, stage in stages(loaded).items()
+            if name not in ("publish", "report")
+        }
+
+    before = keys(data)
+    reading = [name for name, parts in before.items() if "task_data" in parts]
+    assert reading == ["benchmark-base", "benchmark-summarization", "benchmark-qa"]
+    moved = tmp_path / "moved"
+    data.rename(moved)
+    assert keys(moved) == before
+    write_rows(moved / "Rowan" / "hellaswag" / "data" / "validation.jsonl", [{"other": 1}])
+    changed = keys(moved)
+    assert [name for name in before if before[name] != changed[name]] == reading
+    parts = changed["benchmark-base"]
+    assert difference(before["benchmark-base"], parts) == "other data of standard tasks"
+    clear = keys(moved, "corpus.steps=[{kind: decontaminate}]")
+    assert "task_data" in clear["corpus"]
+
+
+def gptmill(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows", *arguments],
+        env={**os.environ, "GPTMILL_HOME": str(home), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_bad_list_is_refused_before_anything_starts(command: str, data: Path, tmp_path: Path) -> None:
+    sets = [f"--set={value}" for value in ("benchmark.tasks=[hellaswag, toxigen]", f"benchmark.data_dir={data}")]
+    done = gptmill(tmp_path / "home", command, "quickstart", *sets)
+    assert done.returncode == 2, done.stderr
+    assert "toxigen: skg/toxigen-data (config annotated): there is no folder" in done.stderr
+    assert "hf download skg/toxigen-data --repo-type dataset --local-dir" in done.stderr
+    assert not (tmp_path / "home" / "store").exists()
+
+
+def test_a_plan_imports_no_lm_eval(data: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom flows.command_line import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print([m for m in ('torch', 'lm_eval', 'datasets') if m in sys.modules], "
+        "'gptcore.evaluation.task_catalogue' in sys.modules, code)"
+    )
+    for sets, looked in (([], False), ([f"--set={value}" for value in preset(data)], True)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "plan", "quickstart", *sets],
+            env={**os.environ, "GPTMILL_HOME": str(tmp_path / "home")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.splitlines()[-1] == f"[] {looked} 0"
+
+
+def test_tasks_load_from_disk(data: Path) -> None:
+    """Folders with a README, folders named like the config, and bare ones; a group of which one member is there."""
+    for name, documents in {"hellaswag": 10, "arc_easy": 10, "lambada_openai": 10, "wikitext": 4}.items():
+        task = load_standard(name, [OWN_TASKS], str(data))["tasks"][name]
+        assert len(list(task.eval_docs)) == documents
+    mapping = {"nyu-mll/blimp": str(data / "nyu-mll" / "blimp")}
+    name = "blimp_adjunct_island"
+    assert len(list(load_standard(name, [OWN_TASKS], mapping)["tasks"][name].eval_docs)) == 10
