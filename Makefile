@@ -30,6 +30,7 @@ bench: $(STAMP)  ## the figures of benchmarks/RESULTS.md
 	@$(BIN)/python benchmarks/memory.py
 	@$(BIN)/python benchmarks/scaling.py
 	@$(BIN)/python benchmarks/data.py
+	@$(BIN)/python benchmarks/score.py
 
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "gptmill needs Python 3.11: $(PYTHON) was not found; set PYTHON=/path/to/python3.11"; exit 2; }

@@ -113,6 +113,8 @@ def stages(preset: Preset) -> dict[str, Stage]:
                     "adapters/lm_eval_tasks.py",
                     "adapters/label_task.py",
                     "model",
+                    "text/run_index.py",
+                    "text/words.py",
                     *skill_code,
                 ),
             )

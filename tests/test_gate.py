@@ -11,6 +11,7 @@ from finished_benchmark import ITEMS, finished, samples, texts
 from mlflow_fixtures import new_tracker
 
 from gptcore.adapters.champion import guarded_figures, weighing
+from gptcore.adapters.mlflow_client import ModelVersion
 from gptcore.adapters.mlflow_models import GATE, ModelRegistry
 from gptcore.adapters.mlflow_runs import StageFacts, StageResult, Tracker
 from gptcore.evaluation.comparison import deltas
@@ -128,7 +129,12 @@ class Published:
         registry.complete(model, self.home / "model")
         tags = guarded_figures(recorded(directory), guard) | metrics
         version = registry.register("p-qa", model, {"gptmill.dataset": "d", **{k: repr(v) for k, v in tags.items()}})
-        weigh = weighing(self.tracker, directory, "qa", METRIC, guard, {"summarization"}, self.home / "scratch")
+        compare = weighing(self.tracker, directory, "qa", METRIC, guard, {"summarization"}, self.home / "scratch")
+
+        def weigh(champion: ModelVersion) -> Evidence:
+            self.evidence = compare(champion)
+            return self.evidence
+
         decision = registry.move_aliases(version, METRIC, 2.0, weigh)
         assert registry.move_aliases(version, METRIC, 2.0, weigh).reason == decision.reason, (
             "a second try says the same"
@@ -152,6 +158,9 @@ def test_champion_moves_by_pairs_and_not_past_its_guard(published: Published) ->
     found = published.once(0.06, 2.0)
     assert found.promote and f"over the same {ITEMS} items" in found.reason, found.reason
     assert "heldout/bits_per_byte" in found.reason and "no difference shown" in found.reason
+    seen = published.evidence.beside
+    assert {METRIC, *GUARD} <= set(seen)
+    assert (seen[METRIC].verdict, seen[METRIC].items, seen[METRIC].paired) == ("better", ITEMS, True)
     blocked = published.once(0.30, 2.2)
     assert not blocked.promote and "guarded heldout/bits_per_byte" in blocked.reason and "worse" in blocked.reason
     assert published.champion() == "2"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from gptcore.config import Corpus, Finetune, Preset, Pretrain
 from gptcore.config_sources import Files, PythonDocs
 from gptcore.durable import write_bytes, write_json
+from gptcore.evaluation.comparison import Delta
 from gptcore.evaluation.report import build_report
 from gptcore.evaluation.report_lineage import differing, reproduction
 from gptcore.evaluation.report_plots import POINTS, Bars, Line, bars, curves, thinned
@@ -189,7 +191,9 @@ def whole_run(root: Path) -> dict[str, Path]:
     write_json(
         inputs["publish"] / "published.json",
         {"qa": {"name": "tiny-qa", "version": "3", "uri": "models:/tiny-qa/3", "promoted": True,
-                "reason": "promoted: there was no champion yet", "champion": "3"}},
+                "reason": "promoted: better than version 2", "champion": "3",
+                "champion_before": {"version": "2", "figures": {"qa/exact_match": asdict(Delta(
+                    0.41, 0.483, 0.073, 0.02, "better", (0.034, 0.112), 0.0002, 0.0004, True, 500))}}}},
     )  # fmt: skip
     return inputs
 
@@ -246,13 +250,20 @@ def test_the_numbers_stand_on_it(made: tuple[str, Page]) -> None:
     assert "better than base" in words
     assert "worse than base" in words, "a tuned model is worse at held-out text: higher bits per byte"
     assert "7 of 500 items share a run of 13 words" in words
+    assert "items in training text" in words and "1.4%" in words, "beside the score too"
     assert "type 300" in words and "default 200" in words
     for fact in ("1.751", "1,310,000 parameters", "3.4 MB", "duplicates 226", "numpy 2.9.1 yes", "3.456", "torch 9.8.7",
-                 "models:/tiny-qa/3", "promoted: there was no champion yet", "61.2 s"):  # fmt: skip
+                 "models:/tiny-qa/3", "promoted: better than version 2", "61.2 s"):  # fmt: skip
         assert fact in words, fact
     assert "abababab cdcdcdcd" in words and "feedface" in words and "01234567 + changes" in words
     assert "corpus beefbeef" in words, "lineage names the input and its digest"
     assert "9999" not in words, "the report's own manifest has no place on it"
+
+
+def test_the_difference_from_the_champion_of_before(made: tuple[str, Page]) -> None:
+    words = made[1].visible
+    assert "From champion version 2 to this one" in words
+    assert "qa/exact_match 0.4100 0.4830 +0.0730 +0.0340 to +0.1120 500 better" in words
 
 
 def test_what_was_not_measured_is_said(made: tuple[str, Page], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from gptcore.adapters.mlflow_client import MlflowException, ModelVersion, Run, asking
 from gptcore.adapters.mlflow_runs import PARENT, Tracker
 from gptcore.adapters.mlflow_samples import benchmark_directory
-from gptcore.evaluation.comparison import differences, direction, judged
+from gptcore.evaluation.comparison import Delta, differences, direction, judged
 from gptcore.evaluation.decomposition import NotPaired
 from gptcore.evaluation.gate import Evidence
 from gptcore.evaluation.headline import BASELINE, STDERR
@@ -50,15 +50,22 @@ def weighing(
         old = recorded(directory) if directory else _tags(champion)
         names = [name for name in mine if not name.endswith(STDERR)]
         known = [name for name in names if name in old]
-        found = _item_by_item(directory, benchmark, [metric, *known]) if directory else {}
-        kept = {key for name in known for key in (name, name + STDERR)}
-        of_both = [{key: values[key] for key in kept if key in values} for values in (old, new)]
+        own = [name for name in new if name.startswith(f"{skill}/") and _can_guard(name) and name in old]
+        found = _item_by_item(directory, benchmark, {metric, *known, *own}) if directory else {}
+
+        def compared(names: Collection[str]) -> dict[str, Delta]:
+            """Judged together, these alone."""
+            kept = {key for name in names for key in (name, name + STDERR)}
+            of_both = [{key: values[key] for key in kept if key in values} for values in (old, new)]
+            return judged([differences([of_both[0]], [of_both[1]], found)])[0]
+
         target = found.get(metric)
         return Evidence(
             target=target if isinstance(target, PairedDifference) else None,
-            guarded=judged([differences([of_both[0]], [of_both[1]], found)])[0] if known else {},
+            guarded=compared(known),
             unmeasured=tuple(g for g in exact if g not in mine),
             unknown=tuple(name for name in names if name not in old),
+            beside=compared({*own, *known}),
         )
 
     return weigh

@@ -7,7 +7,7 @@ import json
 import shutil
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from gptcore.adapters.mlflow_client import (
     LoggedModelStatus,
     Model,
     ModelSignature,
+    ModelVersion,
     Schema,
     save_model,
 )
@@ -28,15 +29,17 @@ from gptcore.adapters.model_card import model_card
 from gptcore.adapters.model_card_facts import gather
 from gptcore.config import Publish, Skill, counterpart
 from gptcore.durable import locked, place, sha256_json, write_bytes, write_json
-from gptcore.evaluation.gate import score_of
+from gptcore.evaluation.gate import Evidence, score_of
 from gptcore.evaluation.measured import recorded
 from gptcore.model.weights import read_config
+from gptcore.store import read_json
 from gptcore.work import Outcome, Work
 
 MODEL_FILES = ("model.safetensors", "config.json", "skill.json", *TOKENIZER_FILES)
 """What a model directory holds besides checkpoints and curves."""
 REQUIREMENTS = ("gptmill", "mlflow", "torch", "safetensors", "tokenizers", "tiktoken", "numpy")
-PUBLISHED = "published.json"
+PUBLISHED, BEFORE = "published.json", "champion_before"
+"""What the stage leaves, and in it the champion of before: its version, and every figure's difference from it."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,15 @@ def _publish_one(
     kept = guarded_figures(recorded(benchmark), config.guard) | measured.metrics
     tags |= {key: repr(value) for key, value in kept.items()}
     skills = {stage.removeprefix("finetune-") for stage in work.inputs if stage.startswith("finetune-")} - {skill.name}
-    weigh = weighing(registry.tracker, benchmark, skill.name, metric, config.guard, skills, work.scratch / "champion")
+    compare = weighing(registry.tracker, benchmark, skill.name, metric, config.guard, skills, work.scratch / "champion")
+    seen = work.scratch / f"against-{skill.name}.json"  # written before aliases move, so that a kill does not lose it
+
+    def weigh(champion: ModelVersion) -> Evidence:
+        evidence = compare(champion)
+        figures = {figure: asdict(delta) for figure, delta in evidence.beside.items()}
+        write_json(seen, {"version": str(champion.version), "figures": figures})
+        return evidence
+
     with locked(registry.tracker.home / "registry.lock"):  # two publications at once: the gate sees one after the other
         version = registry.register(name, model, tags)
         decision = registry.move_aliases(version, metric, config.margin_stderr, weigh)
@@ -116,6 +127,7 @@ def _publish_one(
         "promoted": decision.promote,
         "reason": decision.reason,
         CHAMPION: None if champion is None else str(champion.version),
+        BEFORE: read_json(seen),
         "target_metric": metric,
         "score": None if score is None else score.value,
         "metrics": measured.metrics,

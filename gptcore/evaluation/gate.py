@@ -44,6 +44,8 @@ class Evidence:
     """Guarded names of which the new version has no figure."""
     unknown: tuple[str, ...] = ()
     """Guarded figures that the champion never had."""
+    beside: Mapping[str, Delta] = field(default_factory=dict)
+    """Every figure of the skill and every guarded one, champion to new version: to be read, not to decide by."""
 
 
 def gate(

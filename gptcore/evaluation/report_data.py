@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gptcore.evaluation.report_words import NOT_MEASURED, flat, number, size
-from gptcore.html_page import Markup, code, folded, joined, paragraph, table
+from gptcore.evaluation.report_words import DASH, NOT_MEASURED, flat, number, size
+from gptcore.html_page import Markup, code, element, folded, joined, paragraph, table
 from gptcore.text.data_card_page import processing
 from gptcore.text.documents import SPLITS
 from gptcore.text.sources import labels_of
@@ -34,7 +34,27 @@ def published(inputs: Mapping[str, Path]) -> Markup:
         (skill, code(entry["uri"]), "yes" if entry["promoted"] else "no", entry["champion"] or "none", entry["reason"])
         for skill, entry in published.items()
     ]
-    return table(("skill", "model", "became champion", "champion now", "why"), rows)
+    pieces = [table(("skill", "model", "became champion", "champion now", "why"), rows)]
+    for skill, entry in published.items():
+        if before := entry.get("champion_before"):
+            pieces += _against(skill, before["version"], before["figures"])
+    return joined(pieces)
+
+
+def _against(skill: str, champion: str, figures: Mapping[str, Mapping[str, Any]]) -> list[Markup]:
+    """Each figure's difference from the champion that there was."""
+    rows = []
+    for name, of in figures.items():
+        interval = f"{of['interval'][0]:+.4f} to {of['interval'][1]:+.4f}" if of["interval"] else DASH
+        items = f"{of['items']:,}" if of["items"] is not None else "not by item"
+        rows.append((name, f"{of['a']:.4f}", f"{of['b']:.4f}", f"{of['delta']:+.4f}", interval, items, of["verdict"]))
+    explained = (
+        f"From champion version {champion} to this one, over the same items where both were kept. The verdict is "
+        "corrected for the number of figures (Holm), the 95 % interval is each figure's own."
+    )
+    head = ("figure", "champion", "this model", "difference", "95 %", "items", "it is")
+    return [element("h3", f"{skill}: against the champion of before"), paragraph(explained, "soft"),
+            table(head, rows, (1, 2, 3))]  # fmt: skip
 
 
 def corpus(inputs: Mapping[str, Path]) -> Markup:
