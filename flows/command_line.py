@@ -127,6 +127,21 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--context", required=True, metavar="TEXT", help="the text that answers it; - reads standard input"
     )
+    apply = command(
+        "apply",
+        "use_model",
+        "use a model of any skill",
+        "gptmill apply sentiment --field text=很好 --model models:/zh-sentiment@champion",
+    )
+    apply.add_argument("skill", metavar="SKILL", help="what the model was tuned for")
+    apply.add_argument(
+        "--field",
+        action="append",
+        required=True,
+        metavar="NAME=TEXT",
+        help="a field of the skill's template, once for each; a TEXT of - reads standard input",
+    )
+    apply.add_argument("--model", required=True, metavar="MODEL", help=tuned_help)
     for sub, skill in ((summarize, "summarization"), (ask, "qa")):
         sub.add_argument("--model", default=f"models:/quickstart-{skill}@champion", metavar="MODEL", help=tuned_help)
 
@@ -164,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
     scores.add_argument("--output", metavar="DIR", help="write scores.json and the samples of each task there")
     scores.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
 
-    for sub in (generate, summarize, ask, speed):
+    for sub in (generate, summarize, ask, apply, speed):
         sub.add_argument("--int8", action="store_true", help="matrices rounded to 8 bits: a quarter of the memory")
 
     up = command("up", "servers", "start MLflow and Prefect UIs on loopback", "gptmill up")

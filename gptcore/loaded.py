@@ -12,6 +12,8 @@ import torch
 from typing_extensions import Unpack
 
 from gptcore.config import Skill
+from gptcore.evaluation.labels import likeliest, probabilities
+from gptcore.evaluation.scoring import score
 from gptcore.home import home, tracking_uri
 from gptcore.model.beams import Beams
 from gptcore.model.generate import Answer, generate
@@ -20,7 +22,7 @@ from gptcore.model.int8 import quantized
 from gptcore.model.sampling import Sampling
 from gptcore.model.weights import load_model
 from gptcore.presets import validated
-from gptcore.text.skills import encode_prompt
+from gptcore.text.skills import encode_prompt, encode_target
 from gptcore.text.stops import Pieces, Stops, before
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.weight_files import read_object
@@ -194,6 +196,20 @@ class LoadedModel:
 
         A field too long for `Use.max_input_tokens` loses its end, which an InputCut warning tells.
         """
+        use, prompts = self._prompts(examples)
+        if use.skill.labels:
+            return [likeliest(shares) for shares in self._shares(use, prompts)]
+        found = generate(self.model, prompts, use.max_target_tokens, {self.tokenizer.eot})
+        return [self.tokenizer.decode(answer.tokens).strip() for (answer,) in found]
+
+    def label_probabilities(self, examples: Sequence[Mapping[str, str]]) -> list[dict[str, float]]:
+        """For each example the probability of every label of the skill; ValueError for a model without labels."""
+        use, prompts = self._prompts(examples)
+        if not use.skill.labels:
+            raise ValueError(f"the skill {use.skill.name} has no labels: use answer")
+        return self._shares(use, prompts)
+
+    def _prompts(self, examples: Sequence[Mapping[str, str]]) -> tuple[Use, list[list[int]]]:
         if self.use is None:
             raise ValueError("this is a base model, tuned for no skill: use generate, or a finetune-<skill> model")
         use = self.use
@@ -204,10 +220,15 @@ class LoadedModel:
                 f"{len(cut)} of {len(prompts)} prompts were cut: their {use.skill.truncate} lost the last {lost} of "
                 f"{given} tokens; the limit is {use.max_input_tokens} tokens a prompt",
                 InputCut,
-                stacklevel=2,
+                stacklevel=3,
             )
-        found = generate(self.model, [prompt.tokens for prompt in prompts], use.max_target_tokens, {self.tokenizer.eot})
-        return [self.tokenizer.decode(answer.tokens).strip() for (answer,) in found]
+        return use, [prompt.tokens for prompt in prompts]
+
+    def _shares(self, use: Use, prompts: Sequence[list[int]]) -> list[dict[str, float]]:
+        labels = list(use.skill.labels.values())
+        ends = [encode_target(label, self.tokenizer) for label in labels]
+        nats = [value for value, _ in score(self.model, [(prompt, end) for prompt in prompts for end in ends])]
+        return [probabilities(labels, nats[i : i + len(labels)]) for i in range(0, len(nats), len(labels))]
 
 
 def _settings(how: How) -> tuple[Sampling, Beams | None]:

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gptcore.config import DIAL_FIELDS, Preset, Runtime, all_sources
+from gptcore.config import DIAL_FIELDS, Preset, Runtime
 from gptcore.hardware import processor, resolve_device, usable_threads
 from gptcore.presets import validated
+from gptcore.recorded_sources import Seen, source_name
 from gptcore.speed import this_machine
 from gptcore.stages import code_digest, stages
 from gptcore.store import Manifest
@@ -111,33 +112,18 @@ def gpus() -> int:
 # What differs
 
 
-def data_differences(
-    preset: Preset, then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any] | str]
-) -> list[Difference]:
-    """Every source that is not what it was. now: a version, or why there is none.
-
-    Behind the corpus's sources stands `model.init` or `tokenizer.take`, where there is one, and the data of
-    standard tasks.
-    """
-    names = [source_name(source.model_dump(mode="json")) for source in all_sources(preset.corpus)]
-    if start := preset.model.init or preset.tokenizer.take:
-        names.append(str(start))
-    if preset.benchmark.tasks:
-        names.append("standard tasks")
+def data_differences(sources: Sequence[Seen]) -> list[Difference]:
+    """Every source that is not what it was."""
     found = []
-    for name, old, new in zip(names, then, now, strict=False):
-        if isinstance(new, str):
-            found.append(Difference("data", name, "readable", new))
+    for source in sources:
+        if source.then is None:
             continue
-        for path, (a, b) in changes(old, new).items():
-            found.append(Difference("data", f"{name} {path}", a, b, _way_to_data(path, a)))
+        if source.problem:
+            found.append(Difference("data", source.name, "readable", source.problem))
+            continue
+        for path, (a, b) in changes(source.then, source.now).items():
+            found.append(Difference("data", f"{source.name} {path}", a, b, _way_to_data(path, a)))
     return found
-
-
-def source_name(source: Mapping[str, Any]) -> str:
-    """How a person knows a source."""
-    said = source.get("dataset") or source.get("url") or ", ".join(source.get("paths") or source.get("pages") or ())
-    return f"{source['kind']} {said}".strip()
 
 
 def changes(old: Any, new: Any, path: str = "") -> dict[str, tuple[str | None, str | None]]:

@@ -111,7 +111,10 @@ def stages(preset: Preset) -> dict[str, Stage]:
                     "adapters/benchmark.py",
                     "adapters/lm_eval.py",
                     "adapters/lm_eval_tasks.py",
+                    "adapters/label_task.py",
                     "model",
+                    "text/run_index.py",
+                    "text/words.py",
                     *skill_code,
                 ),
             )

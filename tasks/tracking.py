@@ -42,6 +42,10 @@ class Finished(Protocol):
     def mlflow_run_id(self) -> str | None:
         """Its own run."""
 
+    @property
+    def path(self) -> str:
+        """Its directory."""
+
 
 @dataclass(frozen=True)
 class Reproduction:
@@ -72,7 +76,7 @@ class StageTracking:
                 from gptcore.adapters.mlflow_metrics import SystemSampler
 
                 self._run.follow(work.directory / "metrics.jsonl")
-                if self._directory.parent.name.startswith(("pretrain", "finetune")):
+                if trains(self._directory.parent.name):
                     stack.enter_context(SystemSampler(work.directory / "system.jsonl"))
                     self._run.follow(work.directory / "system.jsonl")
             yield
@@ -82,10 +86,12 @@ class StageTracking:
         complete = False
         if self._run:
             from gptcore.adapters.mlflow_client import TrackerAway
+            from gptcore.adapters.mlflow_tables import log_sample_tables
 
             try:
                 tracker = self._parent.tracker()
                 tracker.log_artifacts(self._run.run_id, self._directory, final_files(manifest))
+                log_sample_tables(tracker, self._run.run_id, self._directory)
                 tracker.tag(self._run.run_id, {"digest": manifest.output_digest})
                 complete = self._run.finish("FINISHED", manifest.metrics)
             except TrackerAway as away:
@@ -268,6 +274,7 @@ class ParentTracking:
         if here and record["complete"]:
             return run_id
         from gptcore.adapters.mlflow_client import TrackerAway
+        from gptcore.adapters.mlflow_tables import log_sample_tables
 
         device = str(manifest.execution.get("resolved_device"))
         tags = {
@@ -286,6 +293,7 @@ class ParentTracking:
                 manifest.finished,
                 run_id if here else None,
             )
+            log_sample_tables(self.tracker(), run_id, directory)
         except TrackerAway as away:
             self.say(f"{away}; {manifest.stage} will be told at the next run")
             return run_id
@@ -305,7 +313,10 @@ class ParentTracking:
 
         try:
             parent, tracker = self.parent(), self.tracker()
-            shown = {n: StageResult(r.mlflow_run_id, r.digest, r.metrics) for n, r in results.items()}
+            shown = {
+                n: StageResult(r.mlflow_run_id, r.digest, r.metrics, Path(r.path) if trains(n) else None)
+                for n, r in results.items()
+            }
             tracker.summarize_parent(parent, shown)
             if status != "FINISHED":
                 tracker.kill_unfinished(parent)
@@ -319,6 +330,11 @@ class ParentTracking:
         else:
             owner.remember(**{ENDED: status})
             owner.release()
+
+
+def trains(stage: str) -> bool:
+    """Whether a stage trains a model: it has curves, and the machine is watched while it works."""
+    return stage == "pretrain" or stage.startswith("finetune-")
 
 
 def final_files(manifest: Manifest) -> list[str]:

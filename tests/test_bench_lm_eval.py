@@ -1,4 +1,4 @@
-"""`gptmill bench lm-eval`, and lm-eval's own command line: the same scores as lm-eval's `hf` model on local datasets."""
+"""`gptmill bench lm-eval`, and lm-eval's own command line: the scores of lm-eval's `hf` model, on local data."""
 
 from __future__ import annotations
 

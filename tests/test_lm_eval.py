@@ -25,7 +25,7 @@ from gptcore.model.generate import Answer, generate
 from gptcore.model.gpt import GPT, GPTConfig
 from gptcore.model.weights import save_model
 from gptcore.presets import load_skill
-from gptcore.text.documents import Document, write
+from gptcore.text.documents import Document, read_documents, write
 from gptcore.text.skills import encode_example, items
 from gptcore.text.tokenizer import TextTokenizer, train_tokenizer
 from gptcore.work import Outcome, Work
@@ -251,8 +251,6 @@ def test_bits_per_byte_follows_from_the_model(base: tuple[Path, Outcome], lm: Gp
 
 def test_predictions_are_the_models_own(base: tuple[Path, Outcome], lm: GptmillLM, corpus: Path) -> None:
     directory, _ = base
-    from gptcore.text.documents import read_documents
-
     found = {item.id: item for item in items(SKILLS["qa"], read_documents(corpus, "test"))}
     samples = [json.loads(line) for line in (directory / "samples-qa.jsonl").read_text().splitlines()]
     for sample in samples[:5]:
@@ -376,6 +374,37 @@ def test_groups_bring_their_members(lm: GptmillLM, tasks: Path) -> None:
     by_name = {task["task"]: task for task in found}
     assert set(by_name) == {"local_group", "local_choice"}
     assert by_name["local_group"]["metrics"]["acc"] == by_name["local_choice"]["metrics"]["acc"]
+
+
+def test_every_task_tells_what_of_it_was_trained_on(
+    corpus: Path, model_directory: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [json.loads(line) for line in (tasks / "rows.jsonl").read_text().splitlines()]
+    for number, document in ((1, 4), (5, 10)):  # both are trained on
+        rows[number]["q"] = f"{docstring(document)} So"
+    rows[2]["q"] = " ".join(f"word{n}" for n in range(20))
+    rows[3]["choices"] = [" list", " items come one after another and each is looked at 7 times before", " qqq"]
+    rows[7]["q"] = docstring(8)  # past the limit: not measured
+    (tasks / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr("gptcore.adapters.benchmark.OWN_TASKS", tasks)
+    read = []
+
+    def counted(corpus: Path, split: str) -> Iterator[Document]:
+        read.append(split)
+        return read_documents(corpus, split)
+
+    monkeypatch.setattr("gptcore.adapters.benchmark.read_documents", counted)
+    config = Benchmark(items=40, heldout_documents=20, limit=6, tasks=("local_group",))
+    outcome = run(tmp_path / "out", corpus, model_directory, config=config)
+    found = json.loads((tmp_path / "out" / "scores.json").read_bytes())["tasks"]
+    assert found["local_choice"]["overlap_13gram"] == {"n": 6, "with_13_words": 4, "overlapping": 3}
+    assert found["local_choice"]["metrics"]["overlap_13gram"] == 0.5
+    assert outcome.metrics["local_choice/overlap_13gram"] == 0.5, "whatever the model"
+    assert "overlap_13gram" not in found["local_group"] and "overlap_13gram" not in found["heldout"]["metrics"]
+    assert not any("texts" in task for task in found.values())
+    assert found["qa"]["overlap_13gram"]["n"] == 40 and read.count("train") <= 3, (
+        "once for all tasks, and the baselines"
+    )
 
 
 def test_unknown_and_unreachable_tasks_are_named(lm: GptmillLM, tasks: Path) -> None:

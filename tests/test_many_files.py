@@ -222,5 +222,5 @@ def test_a_file_more_costs_the_parent_next_to_nothing(tmp_path: Path, monkeypatc
         return found
 
     # The better of two: Python's own table of interned names grows by megabytes now and then.
-    few, many = (min(peak(count, turn) for turn in range(2)) for count in (500, 2500))
-    assert (many - few) / 2000 < 300, f"{few:,} bytes for 500 files, {many:,} for 2,500"
+    few, many = (min(peak(count, turn) for turn in range(2)) for count in (400, 1600))
+    assert (many - few) / 1200 < 300, f"{few:,} bytes for 400 files, {many:,} for 1,600"

@@ -13,9 +13,13 @@ import pytest
 from sacrebleu import corpus_bleu, corpus_chrf
 from sklearn.metrics import f1_score, matthews_corrcoef
 
+from gptcore.config_skill import METRICS, Skill
+from gptcore.evaluation.comparison import direction
 from gptcore.evaluation.headline import headline_name
 from gptcore.evaluation.measured import paired_differences
 from gptcore.evaluation.paired import PairedDifference
+from gptcore.evaluation.scores import score
+from gptcore.evaluation.skill_scores import summed
 
 Samples = list[dict[str, Any]]
 
@@ -243,3 +247,27 @@ def test_names_are_those_of_mlflow() -> None:
     assert headline_name("qa", "f1_baseline_stderr", "", "base") == "qa/f1_baseline_stderr"
     assert headline_name("heldout", "bits_per_byte", "", "qa") == "heldout/bits_per_byte_qa"
     assert headline_name("qa", "overlap_13gram", "", "base") == "qa/overlap_13gram"
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_of_a_skill_is_compared_item_by_item(metric: str, tmp_path: Path) -> None:
+    """As the benchmark itself writes them, the trivial answers too, with a direction."""
+    assert direction(f"skill/{metric}") == 1
+    draw = random.Random(8)
+    skill = Skill.model_construct(name="skill", metrics=(metric,), language=None)
+    for which, chance in (("a", 0.5), ("b", 0.1)):
+        labels = metric in ("accuracy", "macro_f1", "matthews")
+        samples: Samples = []
+        for number in range(30):
+            wanted = "xyz"[number % 3] if labels else sentence(random.Random(number))
+            given = ("yzx"[number % 3] if draw.random() < chance else wanted) if labels else noisy(draw, wanted, chance)
+            trivial = "x" if labels else sentence(random.Random(0))
+            scores, column = score([metric], given, wanted), score([metric], trivial, wanted)
+            answers = {"target": wanted, "prediction": given, "baseline": trivial}
+            samples.append({"id": number, **answers, "scores": scores, "baseline_scores": column})
+        stage(tmp_path / which, skill=(summed(skill, samples, 1)["metrics"], samples))
+    found = paired_differences(tmp_path / "a", tmp_path / "b", "skill")
+    assert set(found) == {f"skill/{metric}", f"skill/{metric}_baseline"}
+    assert isinstance(found[f"skill/{metric}_baseline"], PairedDifference), found
+    difference = one(tmp_path / "a", tmp_path / "b", f"skill/{metric}", "skill")
+    assert metric == "parses" or difference.delta > 0

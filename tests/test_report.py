@@ -246,6 +246,7 @@ def test_the_numbers_stand_on_it(made: tuple[str, Page]) -> None:
     assert "better than base" in words
     assert "worse than base" in words, "a tuned model is worse at held-out text: higher bits per byte"
     assert "7 of 500 items share a run of 13 words" in words
+    assert "items in training text" in words and "1.4%" in words, "beside the score too"
     assert "type 300" in words and "default 200" in words
     for fact in ("1.751", "1,310,000 parameters", "3.4 MB", "duplicates 226", "numpy 2.9.1 yes", "3.456", "torch 9.8.7",
                  "models:/tiny-qa/3", "promoted: there was no champion yet", "61.2 s"):  # fmt: skip

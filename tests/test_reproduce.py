@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import PATIENCE_S
-from mlflow_fixtures import facts, new_tracker
+from mlflow_fixtures import Server, facts, new_tracker
 from prefect_fixtures import Api
 from tiny_pipeline import answer, gptmill
 
@@ -21,7 +21,7 @@ from flows.command_line import parser
 from flows.commands import reproduce
 from gptcore.adapters.mlflow_history import find_runs, get_run
 from gptcore.adapters.mlflow_lookup import default_uri
-from gptcore.adapters.mlflow_record import Record, read_record
+from gptcore.adapters.mlflow_record import Record, read_record, read_text
 from gptcore.adapters.mlflow_runs import StageResult, Tracker
 from gptcore.durable import sha256_file
 from gptcore.presets import load_preset, load_skill, preset_names, skills_given, written
@@ -35,14 +35,25 @@ from gptcore.reproduction import (
 )
 from gptcore.verdicts import NO_REASON, contradictions_of, verdicts
 
-STAGES = ["corpus", "tokenizer", "tokens", "pretrain"]
+STAGES = ["items-capitals", "corpus", "tokenizer", "tokens", "pretrain", "finetune-capitals"]
 PRESET = """\
 name: small
 corpus: {sources: [{kind: files, paths: ['TEXTS/*.txt'], by_line: true}], validation_share: 0.1}
 tokenizer: {vocab_size: 300}
 model: {n_layer: 1, n_head: 2, n_embd: 32, context: 32}
 pretrain: {steps: 300, batch_tokens: 256, warmup_steps: 5, eval_every: 100, eval_tokens: 500}
+finetune:
+  capitals: {steps: 10, batch_tokens: 256, warmup_steps: 2, max_input_tokens: 24, max_target_tokens: 8}
 runtime: {checkpoint_every: 5, threads: 1, workers: 1}
+"""
+SKILL = """\
+name: capitals
+data: {source: {kind: files, paths: ['ROWS']}}
+template: "{input}<|answer|>"
+truncate: input
+metrics: [exact_match]
+target_metric: exact_match
+baseline: most_frequent_answer
 """
 SENTENCE = "the sum of an array over one axis is what this function returns when no axis was given"
 
@@ -85,14 +96,20 @@ def made(tmp_path_factory: pytest.TempPathFactory, prefect: Api) -> Made:
     for name in "ab":
         lines = (" ".join(draw.choices(SENTENCE.split(), k=30)) for _ in range(150))
         (folder / "texts" / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+    rows = ({"input": f"Land {n}?", "target": f"town {n % 7}"} for n in range(60))
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    skill = folder / "skills" / "capitals.yaml"
+    skill.parent.mkdir()
+    skill.write_text(SKILL.replace("ROWS", str(folder / "rows.jsonl")))
     preset = folder / "small.yaml"
     preset.write_text(PRESET.replace("TEXTS", str(folder / "texts")))
     home = folder / "home"
     done = gptmill(
-        home, "run", preset, "--until", "pretrain", "--json", timeout=PATIENCE_S, PREFECT_API_URL=prefect.url
+        home, "run", preset, "--until", STAGES[-1], "--json", timeout=PATIENCE_S, PREFECT_API_URL=prefect.url
     )
     first = answer(done)
     preset.write_text("name: another\n")
+    skill.write_text("name: another\n")
     (home / "store").rename(folder / "moved-away")
     return Made(folder, prefect, first)
 
@@ -168,7 +185,7 @@ def test_a_folder_of_something_else_is_refused(here: Made, capsys: pytest.Captur
     assert command("latest", "--into", str(here.folder)) == 2
     assert "no reproduction, and not empty" in capsys.readouterr().err
     assert command("latest", "--until", "benchmark-base") == 2
-    assert "there are: corpus, tokenizer, tokens, pretrain" in capsys.readouterr().err
+    assert f"there are: {', '.join(STAGES)}" in capsys.readouterr().err
 
 
 # Built again
@@ -236,7 +253,7 @@ def test_a_changed_record_is_told(
     )
     here.tracker.tag(here.run_id, {"stage.tokens.digest": right})
     assert command("latest") == 0
-    assert "every stage agrees: 4 output digests are equal" in capsys.readouterr().out
+    assert "every stage agrees: 6 output digests are equal" in capsys.readouterr().out
 
 
 def test_other_data_gives_other_digests(made: Made, changed_text: tuple[str, str]) -> None:
@@ -251,7 +268,8 @@ def test_other_data_gives_other_digests(made: Made, changed_text: tuple[str, str
     assert rows["corpus"]["reasons"] == ["new source version"] and "data_card.json" in rows["corpus"]["files"]
     assert rows["tokenizer"]["verdict"] == "differs"
     assert rows["tokenizer"]["reasons"] == ["reads corpus, which differs"]
-    assert [rows[name]["verdict"] for name in ("tokens", "pretrain")] == ["not run", "not run"]
+    assert rows["items-capitals"]["verdict"] == "agrees"
+    assert {rows[name]["verdict"] for name in STAGES[3:]} == {"not run"}
 
 
 # What is told from a record
@@ -261,9 +279,8 @@ def test_a_record_holds_what_a_rebuild_needs(made: Made) -> None:
     record = made.record()
     preset = recorded_preset(record.preset, record.stages, "preset.yaml")
     assert preset.pretrain.dtype == "float32", "auto is what it was then"
-    assert preset.model_copy(update={"pretrain": preset.pretrain.model_copy(update={"dtype": "auto"})}) == (
-        recorded_preset(record.preset, {}, "preset.yaml")
-    )
+    assert recorded_preset(record.preset, {}, "preset.yaml").pretrain.dtype == "auto"
+    assert record.skills["capitals"]["template"] == "{input}<|answer|>"
     assert set(record.stages) == set(STAGES) and "torch==" in record.requirements
     around = record.stages["pretrain"].manifest.surroundings
     assert around["threads"] == 1 and around["devices"] == 1 and around["python"]
@@ -285,6 +302,47 @@ def test_a_stage_that_the_parent_does_not_name_is_found_by_its_digest(made: Made
         made.tracker.tag(made.run_id, held)
 
 
+def test_stages_that_ran_alike_are_built_in_one_go(made: Made) -> None:
+    record = made.record()
+    preset = recorded_preset(record.preset, record.stages, "preset.yaml")
+    with skills_given(record.skills):
+        assert list(reproduce._groups(preset, record, STAGES)) == [(STAGES[0], STAGES[-1], [])]
+        threads = {**record.stages["pretrain"].manifest.execution, "threads": 2}
+        other = replace(record.stages["pretrain"].manifest, execution=threads)
+        mixed = {**record.stages, "pretrain": replace(record.stages["pretrain"], manifest=other)}
+        gap = [name for name in STAGES if name != "tokenizer"]
+        assert list(reproduce._groups(preset, replace(record, stages=mixed), gap)) == [
+            ("items-capitals", "corpus", []),
+            ("tokens", "tokens", []),
+            ("pretrain", "pretrain", ["runtime.threads=2"]),
+            ("finetune-capitals", "finetune-capitals", []),
+        ]
+
+
+def test_changed_data_of_a_skill_is_named(here: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, lines = here.folder / "rows.jsonl", (here.folder / "rows.jsonl").read_text()
+    rows.write_text(lines.replace("town 3", "town 8"))
+    try:
+        assert command("latest") == 2
+        named = [line for line in capsys.readouterr().err.splitlines() if "data" in line]
+        assert any(f"files {rows} files.rows.jsonl: " in line for line in named), named
+    finally:
+        rows.write_text(lines)
+
+
+def test_a_record_is_read_from_a_server(tmp_path: Path) -> None:
+    server = Server(tmp_path / "server")
+    server.start()
+    try:
+        tracker = Tracker(server.uri, tmp_path, print)
+        run_id = tracker.open_parent("small", "small", {}, {})
+        tracker.log_texts(run_id, {"preset.yaml": "name: é\n"})
+        assert read_text(tracker, run_id, "preset.yaml") == "name: é\n"
+        assert read_text(tracker, run_id, "skills.yaml") is None and read_text(tracker, "0" * 32, "preset.yaml") is None
+    finally:
+        server.kill()
+
+
 def test_what_differs_is_named_with_the_way_out(made: Made) -> None:
     record = made.record()
     preset = recorded_preset(record.preset, record.stages, "preset.yaml")
@@ -294,9 +352,10 @@ def test_what_differs_is_named_with_the_way_out(made: Made) -> None:
     (found,) = library_differences({"pretrain": stage}, libraries)
     assert found.line() == f"library  torch: {torch} recorded, 9.9 here; pip install torch=={torch}"
     assert library_differences({"pretrain": stage}, {**libraries, "torch": torch}) == []
-    assert code_differences(preset, record.stages) == []
     other = replace(stage.manifest, code_digest="0" * 64, git={"commit": "abc", "dirty": False})
-    (code,) = code_differences(preset, {"pretrain": replace(stage, manifest=other)})
+    with skills_given(record.skills):
+        assert code_differences(preset, record.stages) == []
+        (code,) = code_differences(preset, {"pretrain": replace(stage, manifest=other)})
     assert (code.what, code.way_out) == ("pretrain", "git checkout abc")
     assert machine_differences(record.stages, stage.manifest.surroundings["python"]) == []
     cuda = replace(stage.manifest, execution={**stage.manifest.execution, "resolved_device": "cuda"})

@@ -12,7 +12,7 @@ import pytest
 from gptcore.config import Skill
 from gptcore.evaluation.baselines import baseline
 from gptcore.evaluation.corpus_scores import bleu_tokenizer, corpus_score, macro_f1, matthews, signature
-from gptcore.evaluation.overlap import N, OverlapCounter
+from gptcore.evaluation.overlap import N, Overlap, OverlapCounter, overlaps
 from gptcore.evaluation.scores import (
     edit_similarity,
     exact_match,
@@ -137,19 +137,50 @@ def test_overlap_equals_a_plain_search() -> None:
 
     known = set().union(*map(grams, training))
     expected = sum(any(grams(piece) & known for piece in pieces) for pieces in tests)
-    counter = OverlapCounter(tests)
+    counter = OverlapCounter([("tests", tests)])
     for document in training:
         counter.add(document)
-    result = counter.result()
+    result = counter.results()["tests"]
     assert (result.items, result.long_enough, result.overlapping) == (22, 20, expected)
     assert expected == 2
     assert result.share == 2 / 22
 
 
 def test_overlap_of_short_items_is_nothing() -> None:
-    counter = OverlapCounter([["int"], ["a b c"]])
+    counter = OverlapCounter([("tests", [["int"], ["a b c"]])])
     counter.add("int a b c")
-    assert (counter.result().long_enough, counter.result().overlapping) == (0, 0)
+    result = counter.results()["tests"]
+    assert (result.long_enough, result.overlapping) == (0, 0)
+
+
+def test_overlap_of_several_tasks_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gptcore.evaluation.overlap.BLOCK", 50)
+    draw = random.Random(4)
+    vocabulary = [*(f"word{i}" for i in range(200)), "Ωmega", "船", "灰"]
+
+    def text(length: int) -> str:
+        return " ".join(draw.choice(vocabulary) for _ in range(length))
+
+    training = [text(n) for n in (3, 400, 1, 12, 25, 700)]
+    whole = words(training[5])
+    tasks = {
+        "inside": [[" ".join(whole[i : i + N])] for i in range(0, len(whole) - N + 1, 7)],
+        "across": [[" ".join([*words(training[3]), *words(training[4])[:1]])], [training[4]]],
+        "apart": [[text(40)], ["short"]],
+        "same": [[training[4]], [training[4]]],
+        "empty": [],
+    }
+    found = overlaps(tasks, iter(training))
+    assert found["inside"].overlapping == found["inside"].items > 90, "whatever is hashed together"
+    assert (found["across"].overlapping, found["across"].long_enough) == (1, 2), "no n-gram spans two documents"
+    assert (found["apart"].overlapping, found["apart"].long_enough) == (0, 1)
+    assert found["same"].overlapping == 2, "an n-gram may be of several tasks and items"
+    assert found["empty"].share == 0
+    more = overlaps(tasks, training, {"apart": [tasks["apart"][0][0]]})
+    assert more == {**found, "apart": Overlap(2, 1, 1)}, "texts of its own count for one task alone"
+    assert overlaps({}, training) == {}
+    with pytest.raises(ValueError, match="'a' is there twice"):
+        OverlapCounter([("a", []), ("a", [])])
 
 
 def test_code_parses_or_not_and_is_never_run(tmp_path: Path) -> None:

@@ -12,22 +12,22 @@ import platform
 import shlex
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.failures import FAILED, one_line, refuse
+from flows.commands.failures import FAILED, refuse
 from flows.commands.reproduce_words import closing, left_out, table
 from flows.commands.run import ended_early, pipeline_on
 from gptcore.adapters.mlflow_lookup import PRESET, REQUIREMENTS, SQLITE
-from gptcore.config import Preset, all_sources
-from gptcore.config_sources import Source
+from gptcore.config import Preset
 from gptcore.durable import write_bytes, write_json
 from gptcore.home import home, tracking_uri
-from gptcore.plan import make_plan, resolve_tasks, start_version
+from gptcore.plan import make_plan
 from gptcore.presets import ConfigError, skills_given, written
+from gptcore.recorded_sources import Seen, look_again
 from gptcore.reproduction import (
     Difference,
     code_differences,
@@ -38,7 +38,7 @@ from gptcore.reproduction import (
     pages,
     recorded_preset,
 )
-from gptcore.stages import OUTSIDE_DIGEST, skill_sources, stages
+from gptcore.stages import OUTSIDE_DIGEST, stages
 from gptcore.store import Damaged, Manifest, Store, read_json, recorded_in
 from gptcore.verdicts import Verdict, first_difference, verdicts
 from gptcore.work import Interrupted
@@ -81,13 +81,12 @@ def _reproduce(options: argparse.Namespace, tracker: Tracker, record: Record, at
     selected = _selected(preset, record, options.last)
     into = Path(options.into).absolute() if options.into else at / "reproductions" / run.run_id[:8]
     unknown = [name for name in selected if not record.stages[name].manifest.surroundings]
-    then = _versions(record)
-    now = _versions_now(preset, then, at)
-    data = data_differences(preset, then, now)
+    seen = look_again(preset, {name: record.stages[name] for name in selected}, at)
+    data = data_differences(seen)
     differences = [*data, *_differences(preset, record, selected)]
     for difference in differences:
         _tell(difference.line())
-    refusal = _refusal(preset, data, now, unknown, record, options.anyway)
+    refusal = _refusal(data, seen, unknown, record, options.anyway)
     if refusal:
         return refuse(refusal)
     with _folder(into, run.run_id) as marker:
@@ -95,7 +94,7 @@ def _reproduce(options: argparse.Namespace, tracker: Tracker, record: Record, at
         write_bytes(into / REQUIREMENTS, record.requirements.encode())
         if any(d.kind == "library" for d in differences):
             _tell(f"all that was installed: pip install -r {shlex.quote(str(into / REQUIREMENTS))}")
-        sources = [version for version in now if isinstance(version, dict)]
+        sources = [source.now for source in seen]
         code = _build(options, tracker, record, preset, into, marker["invocation"], sources, selected)
         if code is not None and code != FAILED:
             return code
@@ -129,40 +128,6 @@ def _selected(preset: Preset, record: Record, last: str | None) -> list[str]:
 # Before any work
 
 
-def _versions(record: Record) -> list[dict[str, Any]]:
-    """What the record's sources were, in the order of `resolve_sources`."""
-    identities = [stage.manifest.identity for stage in record.stages.values()]
-    corpus = record.stages["corpus"].manifest.identity
-    start: dict[str, Any] = {}
-    for identity in identities:
-        start |= identity.get("init", {})
-    tasks = next((identity["task_data"] for identity in identities if "task_data" in identity), None)
-    return [*corpus["sources"], *([start] if start else []), *([{"task_data": tasks}] if tasks else [])]
-
-
-def _versions_now(preset: Preset, then: Sequence[dict[str, Any]], at: Path) -> list[dict[str, Any] | str]:
-    """The same, looked at anew: a version, or in words why there is none. The hub is asked for the recorded commit."""
-    from gptcore.text.skill_rows import resolve_rows
-    from gptcore.text.sources import resolve_source
-
-    def now(
-        resolve: Callable[[Source, Path], dict[str, Any]], source: Source, before: dict[str, Any]
-    ) -> dict[str, Any] | str:
-        commit = before.get("commit")
-        try:
-            return resolve(source.model_copy(update={"revision": commit}) if commit else source, at / "cache")
-        except (ValueError, OSError) as problem:
-            return one_line(problem)
-
-    own = skill_sources(preset)
-    found = [now(resolve_source, *pair) for pair in zip(all_sources(preset.corpus), then, strict=False)]
-    last = [now(resolve_rows, *pair) for pair in zip(own, then[len(then) - len(own) :], strict=False)]
-    try:
-        return [*found, *start_version(preset, at), *resolve_tasks(preset, at), *last]
-    except (ValueError, OSError) as problem:
-        return [*found, one_line(problem), *last]
-
-
 def _differences(preset: Preset, record: Record, selected: Sequence[str]) -> list[Difference]:
     from tasks.provenance import installed
 
@@ -176,15 +141,14 @@ def _differences(preset: Preset, record: Record, selected: Sequence[str]) -> lis
 
 
 def _refusal(
-    preset: Preset,
     data: Sequence[Difference],
-    now: Sequence[dict[str, Any] | str],
+    seen: Sequence[Seen],
     unknown: Sequence[str],
     record: Record,
     anyway: bool,
 ) -> str | None:
     """Why nothing shall be begun."""
-    if any(isinstance(version, str) for version in now):
+    if any(source.problem and source.then is not None for source in seen):
         where = f" (the run was started in {d})" if (d := record.run.tags.get("directory")) else ""
         return f"a source cannot be read, so nothing can be rebuilt{where}"
     if data and not anyway:
@@ -253,14 +217,26 @@ def _build(
             from tasks.tracking import Reproduction
 
             with rebuilding(Rebuild(into, tracker.uri, sources, Reproduction(record.run.run_id, invocation))):
-                for overrides, names in groupby(selected, lambda name: execution_of(name, record.stages[name], preset)):
-                    group = list(names)
-                    pipeline(preset=str(into / PRESET), overrides=overrides, first=group[0], last=group[-1])
+                for first, last, overrides in _groups(preset, record, selected):
+                    pipeline(preset=str(into / PRESET), overrides=overrides, first=first, last=last)
     except (Exception, KeyboardInterrupt, Interrupted) as problem:
-        return ended_early(problem, _command(options))
+        return ended_early(problem, _command(options, record.run.run_id))
     finally:
         display.close()
     return None
+
+
+def _groups(preset: Preset, record: Record, selected: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
+    """Stages that follow each other and ran alike: the first, the last, and what their execution overrides."""
+    order = list(stages(preset))
+
+    def alike(name: str) -> tuple[int, list[str]]:
+        gap = order.index(name) - selected.index(name)  # grows where the record lacks a stage in between
+        return gap, execution_of(name, record.stages[name], preset)
+
+    for (_, overrides), names in groupby(selected, alike):
+        group = list(names)
+        yield group[0], group[-1], overrides
 
 
 def _finished(
@@ -271,8 +247,8 @@ def _finished(
     return {name: manifest for name in selected if (manifest := plan[name].manifest)}
 
 
-def _command(options: argparse.Namespace) -> str:
-    parts = ["gptmill reproduce", shlex.quote(options.run)]
+def _command(options: argparse.Namespace, run_id: str) -> str:
+    parts = ["gptmill reproduce", run_id[:8]]  # `latest` may be another by then
     parts += [f"--into {shlex.quote(options.into)}"] if options.into else []
     parts += [f"--until {options.last}"] if options.last else []
     return " ".join([*parts, *(["--anyway"] if options.anyway else [])])

@@ -1,4 +1,4 @@
-"""`gptmill generate`, `summarize` and `ask`."""
+"""`gptmill generate`, `summarize`, `ask` and `apply`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ def _use(options: argparse.Namespace) -> None:
         if not options.question.strip():
             raise ValueError("the question is empty")
         fields = {"question": options.question, "context": _text(options.context)}
+    elif options.command == "apply":
+        fields = _fields(options.field)
     else:
         fields = {"document": _text(options.text)}
     loaded = load(options)
@@ -52,6 +54,32 @@ def _use(options: argparse.Namespace) -> None:
     warnings.simplefilter("always", InputCut)
     if options.command == "generate":
         _generate(loaded, fields["document"], options)
+    elif options.command == "apply":
+        _apply(loaded, options.skill, fields)
+    else:
+        print(loaded.answer([fields])[0])
+
+
+def _fields(given: list[str]) -> dict[str, str]:
+    """NAME=TEXT of a command line as fields."""
+    fields: dict[str, str] = {}
+    for entry in given:
+        name, equals, text = entry.partition("=")
+        if not equals or name in fields:
+            raise ValueError(f"--field {entry!r} must look like NAME=TEXT, each name once")
+        fields[name] = _text(text)
+    return fields
+
+
+def _apply(loaded: LoadedModel, skill: str, fields: dict[str, str]) -> None:
+    """Print what the model answers; of labels the likeliest with its probability, then the others."""
+    own = loaded.use.skill.name if loaded.use else None
+    if own != skill:
+        raise ValueError(f"this model is tuned for {own or 'no skill'}, not for {skill}")
+    if loaded.use and loaded.use.skill.labels:
+        (shares,) = loaded.label_probabilities([fields])
+        for label in sorted(shares, key=lambda label: -shares[label]):
+            print(f"{label} {shares[label]:.3f}")
     else:
         print(loaded.answer([fields])[0])
 

@@ -13,20 +13,22 @@ import torch
 from lm_eval.api.model import LM
 
 from gptcore import durable
+from gptcore.adapters.label_task import LabelTask
 from gptcore.adapters.lm_eval import GptmillLM
 from gptcore.adapters.lm_eval_data import Versions
-from gptcore.adapters.lm_eval_tasks import OWN_TASKS, MemoryTask, SkillTask, load_standard, run_tasks
+from gptcore.adapters.lm_eval_tasks import OWN_TASKS, MemoryTask, SkillTask, load_standard, run_tasks, strings
 from gptcore.config import Benchmark, Finetune, Skill
 from gptcore.evaluation.baselines import baseline
-from gptcore.evaluation.headline import headline_name
-from gptcore.evaluation.overlap import OverlapCounter
+from gptcore.evaluation.headline import OVERLAP, headline_name
+from gptcore.evaluation.labels import likeliest
+from gptcore.evaluation.overlap import overlaps
 from gptcore.evaluation.scores import ratio_stderr, score
 from gptcore.evaluation.skill_scores import DIGITS, rounded, summed
 from gptcore.hardware import resolve_device
 from gptcore.model.weights import load_model
 from gptcore.text.documents import read_documents
 from gptcore.text.skill_items import items_of, stage_of
-from gptcore.text.skills import Item, encode_example, even_sample, sample_items
+from gptcore.text.skills import Item, encode_example, encode_target, even_sample, sample_items
 from gptcore.text.tokenizer import TextTokenizer
 from gptcore.work import Outcome, Work
 
@@ -64,6 +66,7 @@ def benchmark(
                 found = standard(lm, name, config, [OWN_TASKS], task_data)
             durable.write_json(unit, found)
         tasks |= {task["task"]: task for task in json.loads(unit.read_bytes())}
+    _add_overlap(tasks, skills, work)
     for name, task in tasks.items():
         lines = (json.dumps(sample, sort_keys=True, ensure_ascii=False) for sample in task.pop("samples"))
         durable.write_bytes(work.directory / f"samples-{name}.jsonl", "".join(f"{line}\n" for line in lines).encode())
@@ -108,7 +111,7 @@ def _heldout(lm: GptmillLM, config: Benchmark, work: Work) -> dict[str, Any]:
 
 
 def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, work: Work) -> dict[str, Any]:
-    """Scores of generated answers, in all and per kind, beside the trivial answers' and the overlap with training."""
+    """Scores of generated answers, in all and per kind, beside the trivial answers'."""
     chosen = sample_items(items_of(skill, work.inputs, "test"), config.items, "benchmark")
     if not chosen:
         raise ValueError(
@@ -117,21 +120,16 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
     if len(chosen) < config.items:
         work.say(f"{skill.name}: the test split holds {len(chosen)} items, benchmark.items asks for {config.items}")
     trivial = _baseline(skill.model_dump_json(), work.inputs[stage_of(skill) or "corpus"])
-    overlap = OverlapCounter([*item.fields.values(), item.target] for item in chosen)
-    for document in read_documents(work.inputs["corpus"], "train"):
-        overlap.add(document.text)
-    if skill.data:
-        for item in items_of(skill, work.inputs, "train"):
-            overlap.add("\n".join([*item.fields.values(), item.target]))
 
     def encode(item: Item) -> list[int]:
         return encode_example(skill, item.fields, None, lm.text, tuning.max_input_tokens)[0]
 
-    task = SkillTask(skill, chosen, encode, tuning.max_target_tokens)
+    labels = LabelTask(skill, chosen, encode, lambda label: encode_target(label, lm.text)) if skill.labels else None
+    task = labels or SkillTask(skill, chosen, encode, tuning.max_target_tokens)
     results = run_tasks(lm, {"tasks": {skill.name: task}}, config.seed)["samples"][skill.name]
     samples = []
     for item, result in zip(chosen, results, strict=True):
-        guess = trivial(item)
+        guess, shares = trivial(item), labels.probabilities(result) if labels else {}
         samples.append(
             {
                 "id": item.id,
@@ -139,7 +137,8 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
                 "kind": item.kind,
                 "fields": item.fields,
                 "target": item.target,
-                "prediction": result["filtered_resps"][0],
+                "prediction": likeliest(shares) if labels else result["filtered_resps"][0],
+                **({"probabilities": rounded(shares)} if labels else {}),
                 "scores": rounded({metric: result[metric] for metric in skill.metrics if metric in result}),
                 "baseline": guess,
                 "baseline_scores": rounded(score(skill.metrics, guess, item.right, skill.language)),
@@ -149,15 +148,13 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
     per_kind = {
         kind: summed(skill, [sample for sample in samples if sample["kind"] == kind], config.seed) for kind in kinds
     }
-    found, whole = overlap.result(), summed(skill, samples, config.seed)
     return {
-        **whole,
+        **summed(skill, samples, config.seed),
         "task": skill.name,
         "target_metric": skill.target_metric,
         "baseline": skill.baseline,
-        "metrics": whole["metrics"] | {"overlap_13gram": round(found.share, DIGITS)},
         "kinds": per_kind if len(kinds) > 1 else {},
-        "overlap_13gram": {"n": found.items, "with_13_words": found.long_enough, "overlapping": found.overlapping},
+        "texts": [_pieces(item) for item in chosen],
         "samples": samples,
     }
 
@@ -196,8 +193,38 @@ def standard(
             for sample in results["samples"].get(task, [])
         ]
         plain = json.loads(json.dumps(samples, default=_plain))
-        found.append({"task": task, "n": values["sample_len"], "metrics": rounded(metrics), "samples": plain})
+        measured = {sample["doc_id"]: sample["doc"] for sample in results["samples"].get(task, [])}
+        texts = [list(strings(document)) for document in measured.values()]
+        found.append(
+            {"task": task, "n": values["sample_len"], "metrics": rounded(metrics), "texts": texts, "samples": plain}
+        )
     return found
+
+
+def _add_overlap(tasks: Mapping[str, dict[str, Any]], skills: Mapping[str, Skill], work: Work) -> None:
+    """Beside the scores of every task that has items: how many of them share 13 words with the training text.
+
+    The `texts` of each task go. The corpus is gone through once for all; a skill's own data counts for it alone.
+    """
+    texts = {name: pieces for name, task in tasks.items() if (pieces := task.pop("texts", None))}
+    training = (document.text for document in read_documents(work.inputs["corpus"], "train"))
+    own = {
+        name: ("\n".join(_pieces(item)) for item in items_of(skill, work.inputs, "train"))
+        for name, skill in skills.items()
+        if skill.data and name in texts
+    }
+    for name, found in overlaps(texts, training, own).items():
+        tasks[name]["metrics"][OVERLAP] = round(found.share, DIGITS)
+        tasks[name][OVERLAP] = {
+            "n": found.items,
+            "with_13_words": found.long_enough,
+            "overlapping": found.overlapping,
+        }
+
+
+def _pieces(item: Item) -> list[str]:
+    """All text of an item."""
+    return [*item.fields.values(), item.target]
 
 
 def _plain(value: Any) -> Any:

@@ -17,6 +17,18 @@ from gptcore.text.stops import NO_TEXT, Stops, before
 from gptcore.text.tokenizer import TextTokenizer
 
 
+class Spelt(str):
+    """A text of a request, with the ids that stand for it."""
+
+    ids: list[int]
+
+    def __new__(cls, text: str, ids: list[int]) -> Spelt:
+        """`ids`: those of special tokens too, which the text cannot tell from ordinary ones."""
+        made = super().__new__(cls, text)
+        made.ids = ids
+        return made
+
+
 class GptmillLM(TemplateLM):  # type: ignore[misc]
     """A GPT and its tokenizer behind lm-eval's three kinds of request; nothing is converted or copied."""
 
@@ -38,6 +50,12 @@ class GptmillLM(TemplateLM):  # type: ignore[misc]
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Ids of ordinary text: special tokens spelled out in it stay text."""
         return self.text.encode(string)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        if isinstance(context, Spelt) and isinstance(continuation, Spelt):
+            return context.ids, continuation.ids
+        pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
+        return pair
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """(nats, greedy) of each continuation after its context; a long context loses its beginning."""

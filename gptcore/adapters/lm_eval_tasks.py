@@ -143,19 +143,19 @@ def standard_texts(
     them. Raises ValueError as `load_standard`.
     """
     tasks = load_standard(name, folders, data_dir, versions)["tasks"]
-    return [(task, ("\n".join(_strings(document)) for document in found.eval_docs)) for task, found in tasks.items()]
+    return [(task, ("\n".join(strings(document)) for document in found.eval_docs)) for task, found in tasks.items()]
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings(value: Any) -> Iterator[str]:
     """Every text inside a value of JSON's kinds."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for inside in value.values():
-            yield from _strings(inside)
+            yield from strings(inside)
     elif isinstance(value, list | tuple):
         for inside in value:
-            yield from _strings(inside)
+            yield from strings(inside)
 
 
 def run_tasks(

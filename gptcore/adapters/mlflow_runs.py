@@ -36,6 +36,7 @@ from gptcore.adapters.mlflow_client import (
     asking,
     connect,
 )
+from gptcore.adapters.mlflow_curves import log_curves
 from gptcore.adapters.mlflow_lookup import SQLITE
 from gptcore.adapters.mlflow_metrics import INTERVAL_S, Follower, sent_steps
 from gptcore.durable import place
@@ -81,6 +82,8 @@ class StageResult:
     run_id: str | None
     digest: str
     metrics: Mapping[str, float]
+    directory: Path | None = None
+    """Of a training stage: where its curves are."""
 
 
 class Tracker:
@@ -251,14 +254,19 @@ class Tracker:
                 self.client.log_text(run_id, text, name)
 
     def summarize_parent(self, parent_run_id: str, stages: Mapping[str, StageResult]) -> None:
-        """Make one parent row compare a whole pipeline: run id and digest of every stage as tags, final metrics."""
+        """Make one parent row compare a whole pipeline: every stage's run id and digest as tags, curves, final metrics.
+
+        The step of a curve's point is the tokens seen; a final metric that differs from its last point comes after it.
+        """
         with asking(self.uri):
             tags = {f"stage.{name}.digest": result.digest for name, result in stages.items()}
             tags |= {f"stage.{name}.run_id": result.run_id for name, result in stages.items() if result.run_id}
             self.client.log_batch(parent_run_id, tags=[RunTag(k, v) for k, v in tags.items()], synchronous=True)
-            known = self.client.get_run(parent_run_id).data.metrics
+            for name, result in stages.items():
+                if result.directory is not None:
+                    log_curves(self, parent_run_id, name, result.directory)
             metrics = {key: value for result in stages.values() for key, value in result.metrics.items()}
-            self.log_final(parent_run_id, {key: value for key, value in metrics.items() if key not in known})
+            self.log_final(parent_run_id, metrics)
 
     def replay(
         self,

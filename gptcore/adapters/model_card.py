@@ -209,15 +209,18 @@ def _benchmark(facts: Facts) -> str:
     rows = []
     for task, metric, value, metrics in facts.scores():
         base = facts.base.get(task, {"metrics": {}})["metrics"]
-        beside = (cell(metrics, f"{metric}_stderr"), cell(metrics, f"{metric}_baseline"), cell(base, metric))
+        overlap = metrics.get("overlap_13gram")
+        known = "" if overlap is None else f"{overlap:.1%}"
+        beside = (cell(metrics, f"{metric}_stderr"), cell(metrics, f"{metric}_baseline"), cell(base, metric), known)
         rows.append((f"{task}/{metric}", f"{value:.4f}", *beside))
     trivial = facts.skill.baseline.replace("_", " ")
     counts = ", ".join(f"{task} {result['n']:,}" for task, result in facts.tasks.items())
     text = (
-        f"Items held out from training: {counts}. Greedy decoding, lm-eval. Of bits per byte the lower is the better."
+        f"Items held out from training: {counts}. Greedy decoding, lm-eval. Of bits per byte the lower is the better. "
+        "In training text: items that share a run of 13 words with it."
     )
     return f"{text}\n\n" + _table(
-        ("metric", "this model", "standard error", f"baseline ({trivial})", "base model"), rows
+        ("metric", "this model", "standard error", f"baseline ({trivial})", "base model", "in training text"), rows
     )
 
 

@@ -27,8 +27,11 @@ SHOWN_AT = 2.0
 STAGE_ORDER = ("corpus", "tokenizer", "tokens", "pretrain", "finetune", "benchmark", "publish", "report")
 """Kinds of stages, each after what it reads."""
 
-LOWER_IS_BETTER = ("loss", "bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity", "brier_score")
-HIGHER_IS_BETTER = ("exact_match", "f1", "rouge", "acc", "mcc", "bleu", "chrf", "tokens_per_second", "mfu")
+LOWER_IS_BETTER = ("loss", "bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity", "brier_score", "ter")
+HIGHER_IS_BETTER = (
+    *("exact_match", "f1", "rouge", "acc", "mcc", "bleu", "chrf", "macro_f1", "matthews", "edit_similarity", "parses"),
+    *("tokens_per_second", "mfu"),
+)
 """Beginnings of measures; what follows is a kind of item (`exact_match_type`) or a variant (`acc_norm`)."""
 ABOUT_OTHERS = ("_baseline", "_base")
 """Ends of metrics that tell another model's value in the same measure."""

@@ -64,6 +64,12 @@ def _forms(metric: str, samples: Sequence[Sample], column: str) -> Iterator[Part
     if all("bits" in sample and "bytes" in sample for sample in samples):
         yield Parts(np.array([[s["bits"], s["bytes"]] for s in samples], dtype=float), _ratio)
         return
+    answer = "prediction" if column == "scores" else "baseline"
+    if all(isinstance(sample.get(part), str) for sample in samples for part in ("target", answer)):
+        answers = [(sample["target"], sample[answer]) for sample in samples]
+        if metric != "f1":  # of an answer's words here; lm-eval's, of labels, stands in pairs
+            yield from _confusion(metric, answers)
+        yield from _texts(metric, answers)
     values = [sample.get(column, {}).get(metric) for sample in samples]
     if all(_number(value) for value in values):
         means = np.array([[value, 1.0] for value in values], dtype=float)
@@ -76,10 +82,6 @@ def _forms(metric: str, samples: Sequence[Sample], column: str) -> Iterator[Part
         yield from _confusion(metric, [(str(gold), str(found)) for gold, found in values])
     elif all(_pair(value) and all(isinstance(part, str) for part in value) for value in values):
         yield from _texts(metric, values)
-    if column == "scores" and all(_answered(sample) for sample in samples):
-        answers = [(sample["target"], sample["prediction"]) for sample in samples]
-        yield from _confusion(metric, answers)
-        yield from _texts(metric, answers)
 
 
 def _ratio(sums: Sums) -> Sums:
@@ -95,15 +97,16 @@ def _pair(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2
 
 
-def _answered(sample: Sample) -> bool:
-    return isinstance(sample.get("target"), str) and isinstance(sample.get("prediction"), str)
-
-
 # Labels: (wanted, given) of each item as one cell of a table
 
 
 def _confusion(metric: str, labels: Sequence[tuple[str, str]]) -> Iterator[Parts]:
-    figures: dict[str, tuple[Figure, ...]] = {"f1": (_f1,), "macro_f1": (_macro_f1,), "mcc": (_mcc,)}
+    figures: dict[str, tuple[Figure, ...]] = {
+        "f1": (_f1,),
+        "macro_f1": (_macro_f1,),
+        "mcc": (_mcc,),
+        "matthews": (_mcc,),
+    }
     found = figures.get(metric, ())
     known = sorted({label for pair in labels for label in pair})
     if not found or len(known) > 50:  # free text, no labels

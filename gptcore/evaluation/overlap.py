@@ -1,22 +1,30 @@
-"""How much of a test set stands in the training text: shared 13-grams (GPT-3, Brown et al. 2020, appendix C)."""
+"""How much of a test set stands in the training text: shared 13-grams (GPT-3, Brown et al. 2020, appendix C).
+
+The words and their hashes are those by which a corpus is cleared of benchmarks (gptcore/text/run_index.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from gptcore.text.words import words
+from gptcore.text.run_index import index_runs
+from gptcore.text.words import Hashes, run_hashes, word_hashes
+
+Flags = npt.NDArray[np.bool_]
 
 N = 13
 """Words in an n-gram."""
+BLOCK = 1 << 16
+"""Words looked up at once, and characters hashed at once: 60 bytes each."""
 
-_MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that no word's place in the n-gram loses bits
-
-
-_BLOCK = 1 << 16
-"""Words hashed at once."""
+_BOUNDARY = np.zeros(1, np.uint64)
+"""In the place of a word: no n-gram spans two documents. A word has this hash with a chance of 2^-64."""
+_BREAK = re.compile(r"\s")
 
 
 @dataclass(frozen=True)
@@ -33,77 +41,87 @@ class Overlap:
     @property
     def share(self) -> float:
         """Overlapping items over all items."""
-        return self.overlapping / self.items
+        return self.overlapping / self.items if self.items else 0.0
 
 
-def _hashes(ids: Sequence[int]) -> np.ndarray:
-    """One 64-bit hash per n-gram (len(ids) - 12,), polynomial and wrapping; 0 where a word is unknown (id 0)."""
-    numbers = np.array(ids, dtype=np.uint64)
-    count = len(numbers) - N + 1
-    total = np.zeros(count, dtype=np.uint64)
-    known = np.ones(count, dtype=bool)
-    for place in range(N):
-        piece = numbers[place : place + count]
-        total = total * np.uint64(_MULTIPLIER) + piece
-        known &= piece != 0
-    total[~known] = 0
-    return total
+def overlaps(
+    tasks: Mapping[str, Sequence[Sequence[str]]], training: Iterable[str], own: Mapping[str, Iterable[str]] = {}
+) -> dict[str, Overlap]:
+    """Of each task (the pieces of its test items) how much the training texts hold; these are gone through once.
+
+    own: texts that count for one task alone.
+    """
+    if not tasks:
+        return {}
+    counter = OverlapCounter(tasks.items())
+    for text in training:
+        counter.add(text)
+    hits = counter.hits()
+    for name, texts in own.items():
+        alone = OverlapCounter([(name, tasks[name])])
+        for text in texts:
+            alone.add(text)
+        hits[name] |= alone.hits()[name]
+    return counter.counted(hits)
 
 
 class OverlapCounter:
-    """Holds the test items' n-grams, and is shown the training documents one by one."""
+    """Holds the n-grams of tasks' test items, and is shown the training documents one by one."""
 
-    def __init__(self, texts: Iterable[Sequence[str]]) -> None:
-        """`texts`: the pieces of each test item; no n-gram spans two pieces."""
-        # Only words of the test items get an id, so memory does not grow with the training text.
-        self._ids: dict[str, int] = {}
-        hashes, owners = [], []
-        self._items = self._long = 0
-        for owner, pieces in enumerate(texts):
-            self._items += 1
-            found = [words(piece) for piece in pieces]
-            found = [piece for piece in found if len(piece) >= N]
-            self._long += bool(found)
-            for piece in found:
-                grams = _hashes([self._ids.setdefault(word, _spread(len(self._ids) + 1)) for word in piece])
-                hashes.append(grams)
-                owners.append(np.full(len(grams), owner))
-        self._hashes = np.concatenate(hashes) if hashes else np.zeros(0, dtype=np.uint64)
-        self._owners = np.concatenate(owners) if owners else np.zeros(0, dtype=np.int64)
-        self._wanted = np.unique(self._hashes)
-        self._seen = np.zeros(len(self._wanted), dtype=bool)
-        self._pending: list[int] = []
+    def __init__(self, tasks: Iterable[tuple[str, Iterable[Sequence[str]]]]) -> None:
+        """`tasks`: (name, of each test item the pieces); no n-gram spans two pieces. ValueError for a name twice."""
+        self._index = index_runs(tasks, N)
+        self._seen = np.zeros(len(self._index.hashes), bool)
+        self._waiting: list[Hashes] = []
+        self._words = 0
 
     def add(self, text: str) -> None:
         """Look through one training document."""
-        lookup = self._ids.get
-        self._pending += [lookup(word, 0) for word in words(text)]
-        self._pending.append(0)  # an unknown word: no n-gram spans two documents
-        if len(self._pending) >= _BLOCK:
-            self._look()
+        for part in _parts(text):
+            found = word_hashes(part)
+            self._waiting.append(found)
+            self._words += len(found)
+            if self._words >= BLOCK:
+                self._look()
+        self._waiting.append(_BOUNDARY)
 
     def _look(self) -> None:
-        """Mark the wanted n-grams among the words that wait; NumPy's cost is a call's, so many documents share one."""
-        ids, self._pending = self._pending, []
-        if len(ids) < N or not len(self._wanted):
+        """Mark the n-grams among the words that wait; NumPy's cost is a call's, so many documents share one."""
+        if not self._waiting:
             return
-        grams = _hashes(ids)
-        grams = grams[grams != 0]
-        places = np.searchsorted(self._wanted, grams)
-        places[places == len(self._wanted)] = 0
-        self._seen[places[self._wanted[places] == grams]] = True
+        hashes = np.concatenate(self._waiting)
+        places = self._index.where(run_hashes(hashes, N))
+        self._seen[places[places >= 0]] = True
+        self._waiting = [hashes[max(0, len(hashes) - N + 1) :].copy()]  # the last words begin n-grams that go on
+        self._words = len(self._waiting[0])
 
-    def result(self) -> Overlap:
-        """The counts so far."""
+    def hits(self) -> dict[str, Flags]:
+        """Which items of each task overlap so far, (items,)."""
         self._look()
-        hit = np.isin(self._hashes, self._wanted[self._seen])
-        return Overlap(self._items, self._long, len(np.unique(self._owners[hit])))
+        hit = np.zeros(self._index.items, bool)
+        hit[self._index.item[self._index.equal_runs(np.flatnonzero(self._seen))]] = True
+        borders = np.cumsum([task.items for task in self._index.benchmarks])[:-1]
+        return {task.name: own for task, own in zip(self._index.benchmarks, np.split(hit, borders), strict=True)}
+
+    def counted(self, hits: Mapping[str, Flags]) -> dict[str, Overlap]:
+        """The counts of hits, by task."""
+        return {
+            task.name: Overlap(task.items, task.items - task.too_short, int(hits[task.name].sum()))
+            for task in self._index.benchmarks
+        }
+
+    def results(self) -> dict[str, Overlap]:
+        """The counts so far, by task."""
+        return self.counted(self.hits())
 
 
-def _spread(number: int) -> int:
-    """A 64-bit id for the number-th word, never 0 (splitmix64's mixing, a bijection)."""
-    mask = (1 << 64) - 1
-    value = number * _MULTIPLIER & mask
-    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & mask
-    value = (value ^ value >> 27) * 0x94D049BB133111EB & mask
-    return value ^ value >> 31
+def _parts(text: str) -> Iterator[str]:
+    """A text in pieces of BLOCK characters or a little more, cut at blanks, where there are some."""
+    begin = 0
+    while len(text) - begin > BLOCK:
+        cut = _BREAK.search(text, begin + BLOCK)
+        if cut is None:
+            break
+        yield text[begin : cut.start()]
+        begin = cut.start()
+    yield text[begin:]

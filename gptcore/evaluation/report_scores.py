@@ -89,6 +89,9 @@ def _metric_table(rows: Sequence[Row], metrics: Sequence[str], caption: str = ""
     head = ["metric", *models] if not caption else ["kind", "items", *models]
     if has_baseline:
         head.append("baseline")
+    has_overlap = any("overlap_13gram" in row[2][models[0]] for row in rows)
+    if has_overlap:
+        head.append("items in training text")
     if len(models) > 1:
         head.append(f"{models[0]} is")
     lines = []
@@ -98,6 +101,8 @@ def _metric_table(rows: Sequence[Row], metrics: Sequence[str], caption: str = ""
             cells += [_cell(by_model.get(model, {}), metric) for model in models]
             if has_baseline:
                 cells.append(_cell(by_model[models[0]], f"{metric}_baseline"))
+            if has_overlap:
+                cells.append(f"{by_model[models[0]]['overlap_13gram'] or 0:.1%}")
             if len(models) > 1:
                 cells.append(_against(metric, by_model.get(models[0], {}), by_model.get(models[-1], {}), models[-1]))
             lines.append(cells)

@@ -1,9 +1,13 @@
-"""Every run of words of the benchmarks, as sorted hashes that worker processes map and search."""
+"""Every run of words of the benchmarks, as sorted hashes that worker processes map and search.
+
+It clears a corpus of benchmarks (decontamination.py), and tells at benchmark time how much of a task was trained on
+(gptcore/evaluation/overlap.py).
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -116,17 +120,22 @@ class RunIndex:
         return cls(about["words"], tuple(Indexed(*known) for known in about["benchmarks"]), hashes, item)
 
 
-def index_runs(benchmarks: Iterable[tuple[str, Iterable[str]]], words: int) -> RunIndex:
-    """Index every run of `words` words of (benchmark name, its items' texts); ValueError for a name given twice."""
+def index_runs(benchmarks: Iterable[tuple[str, Iterable[str | Sequence[str]]]], words: int) -> RunIndex:
+    """Index every run of `words` words of (benchmark name, its items); ValueError for a name given twice.
+
+    An item is a text, or the pieces of one, and then no run spans two of them.
+    """
     known: list[Indexed] = []
-    hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
+    none = np.zeros(0, np.uint64)
+    hashes, owners = [none], [none]
     total = 0
     for name, texts in benchmarks:
         if any(name == benchmark.name for benchmark in known):
             raise ValueError(f"benchmark {name!r} is there twice; give each its own name")
         items = too_short = 0
         for text in texts:
-            runs = np.unique(run_hashes(word_hashes(text), words))
+            pieces = (text,) if isinstance(text, str) else text
+            runs = np.unique(np.concatenate([none, *(run_hashes(word_hashes(piece), words) for piece in pieces)]))
             hashes.append(runs)
             owners.append(np.full(len(runs), total + items, np.uint64))
             too_short += not len(runs)
