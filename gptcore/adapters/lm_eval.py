@@ -122,3 +122,9 @@ class GptmillLM(TemplateLM):  # type: ignore[misc]
                 done += len(batch)
                 self.on_progress(done, len(requests))
         return answers
+
+
+if __name__ == "__main__":
+    from gptcore.adapters.lm_eval_command import main
+
+    main()
