@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from finished_stages import train_tiny_tokenizer, write_model
 from lm_eval.models.huggingface import HFLM
-from standard_data import write_data
+from standard_data import write_data, write_safety
 
 from flows.command_line import main
 from gptcore.adapters.benchmark import standard
 from gptcore.adapters.hf import export_hf
 from gptcore.config import Benchmark
+from gptcore.evaluation.safety import MEANING, safety_scores
 from gptcore.evaluation.task_catalogue import OWN_TASKS
 
 TASKS = ("hellaswag", "arc_easy", "lambada_openai", "wikitext")
@@ -55,6 +56,15 @@ def test_scores_equal_those_of_lm_evals_own_model(
                 assert float(mine[0] if pair else mine) == pytest.approx(float(other[0] if pair else other), abs=1e-3)
                 assert not pair or str(mine[1]) == str(other[1]), "greedy flags"
     assert "hellaswag" in printed.err and "acc_norm" in printed.err, "the table"
+
+
+def test_the_group_safety_is_measured(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    directory, data = made
+    write_safety(data)
+    arguments = ["bench", "lm-eval", str(directory), "--tasks", "safety", "--data-dir", str(data), "--json"]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"]
+    assert {name for name, _, _, _ in safety_scores(found)} == {f"{task}/{metric}" for task, metric in MEANING}
 
 
 def test_lm_evals_own_command_line_knows_our_model(made: tuple[Path, Path], tmp_path: Path) -> None:

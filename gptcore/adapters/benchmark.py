@@ -175,6 +175,8 @@ def standard(
     )
     found = []
     for task, values in results["results"].items():
+        if "sample_len" not in values:  # a group whose members stand for themselves: it sums nothing up
+            continue
         metrics = {}
         for key, value in values.items():  # "acc,none", "exact_match,strict-match", "acc_stderr,none"
             metric, comma, choice = key.partition(",")
