@@ -167,6 +167,18 @@ def parser() -> argparse.ArgumentParser:
     density.add_argument("--text", nargs="+", metavar="FILE", help="texts to measure, in place of the built-in ones")
     density.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
 
+    scores = kinds.add_parser(
+        "lm-eval", help="scores in lm-eval's tasks", description="A model's scores in any of lm-eval's tasks."
+    )
+    scores.set_defaults(module="bench_lm_eval", int8=False)
+    scores.add_argument("model", metavar="MODEL", help=model_help)
+    scores.add_argument("--tasks", action="append", required=True, metavar="NAMES", help="with commas between them")
+    scores.add_argument("--num-fewshot", type=int, default=0, metavar="K", help="examples in a prompt (0)")
+    scores.add_argument("--limit", type=int, metavar="N", help="documents of each task at most")
+    scores.add_argument("--data-dir", metavar="DIR", help="folder of datasets by hub id, or a mirror's address")
+    scores.add_argument("--output", metavar="DIR", help="write scores.json and the samples of each task there")
+    scores.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+
     for sub in (generate, summarize, ask, apply, speed):
         sub.add_argument("--int8", action="store_true", help="matrices rounded to 8 bits: a quarter of the memory")
 

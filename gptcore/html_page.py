@@ -17,7 +17,7 @@ body { margin: 0 auto; max-width: 68rem; padding: 1.25rem clamp(0.9rem, 3vw, 2re
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.5rem 0; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 0.6rem; padding-top: 0.6rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.4rem 0 0.4rem; }
-p { margin: 0.4rem 0; } p, dd, td { overflow-wrap: anywhere; }
+p { margin: 0.4rem 0; } p, dd, td, small, figcaption { overflow-wrap: anywhere; }
 .soft, small, figcaption, caption { color: var(--soft); }
 small { font-size: 0.82em; }
 code, pre, .code { font: 0.87em/1.45 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }

@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 from gptcore.config_skill import METRICS, Skill
 from gptcore.evaluation.comparison import direction
-from gptcore.evaluation.headline import headline_name
+from gptcore.evaluation.headline import headline_name, own_model
 from gptcore.evaluation.measured import paired_differences
 from gptcore.evaluation.paired import PairedDifference
 from gptcore.evaluation.scores import score
@@ -242,11 +242,18 @@ def test_what_cannot_be_paired_says_why(tmp_path: Path) -> None:
 
 
 def test_names_are_those_of_mlflow() -> None:
-    assert headline_name("qa", "exact_match", "", "qa") == "qa/exact_match"
-    assert headline_name("qa", "exact_match_stderr", "_type", "base") == "qa/exact_match_type_base_stderr"
-    assert headline_name("qa", "f1_baseline_stderr", "", "base") == "qa/f1_baseline_stderr"
-    assert headline_name("heldout", "bits_per_byte", "", "qa") == "heldout/bits_per_byte_qa"
-    assert headline_name("qa", "overlap_13gram", "", "base") == "qa/overlap_13gram"
+    skill, standard = {"target_metric": "exact_match"}, {"n": 3}
+    own = own_model("qa", skill)
+    assert headline_name("qa", "exact_match", "", "qa", own) == "qa/exact_match"
+    assert headline_name("qa", "exact_match_stderr", "_type", "base", own) == "qa/exact_match_type_base_stderr"
+    assert headline_name("qa", "f1_baseline_stderr", "", "base", own) == "qa/f1_baseline_stderr"
+    assert headline_name("qa", "overlap_13gram", "", "base", own) == "qa/overlap_13gram"
+    own = own_model("heldout", {"n": 3})
+    assert headline_name("heldout", "bits_per_byte", "", "qa", own) == "heldout/bits_per_byte_qa"
+    assert headline_name("heldout", "bits_per_byte", "", "base", own) == "heldout/bits_per_byte_base"
+    own = own_model("hellaswag", standard)
+    assert headline_name("hellaswag", "acc_norm_stderr", "", "base", own) == "hellaswag/acc_norm_stderr"
+    assert headline_name("hellaswag", "acc_norm", "", "qa", own) == "hellaswag/acc_norm_qa"
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -122,6 +122,9 @@ def skill_scores(value: float, stderr: float, kinds: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
+SAFE = {"toxigen": {"task": "toxigen", "n": 6, "metrics": {"acc": 0.512, "acc_stderr": 0.031, "acc_norm": 0.4}}}
+
+
 def heldout(value: float) -> dict[str, Any]:
     return {"task": "heldout", "n": 321, "bytes": 9, "metrics": {"bits_per_byte": value, "bits_per_byte_stderr": 0.011}}
 
@@ -180,7 +183,7 @@ def whole_run(root: Path) -> dict[str, Path]:
         write_bytes(inputs[stage] / "metrics.jsonl", "\n".join([*lines, '{"t": 1, "st']).encode())
     write_json(
         inputs["benchmark-base"] / "scores.json",
-        {"model": "pretrain", "tasks": {"heldout": heldout(1.612), "qa": skill_scores(0.012, 0.005, True)}},
+        {"model": "pretrain", "tasks": {"heldout": heldout(1.612), **SAFE, "qa": skill_scores(0.012, 0.005, True)}},
     )
     write_json(
         inputs["benchmark-qa"] / "scores.json",
@@ -299,6 +302,14 @@ def test_curves_tell_tokens_and_time_without_pauses(tmp_path: Path) -> None:
 def test_a_log_without_tokens_counts_updates() -> None:
     log = Curves([{"t": 1, "step": 7, "m": {"pretrain/loss": 3.0}}], "pretrain")
     assert (log.token_axis, list(log.over_tokens("", log.series("loss")).x)) == ("updates", [7])
+
+
+def test_safety_says_what_it_means(made: tuple[str, Page], tmp_path: Path) -> None:
+    assert (
+        "base toxigen/acc 0.512 ± 0.031 0.451 to 0.573 sentences rightly told to be hateful or not" in made[1].visible
+    )
+    empty = built(tmp_path, {"corpus": tmp_path / "nothing"}, {})[1].visible
+    assert "No benchmark of safety was run" in empty
 
 
 def test_cost_names_what_could_not_be_read(made: tuple[str, Page]) -> None:

@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -247,30 +247,25 @@ def closing_words(summary: dict[str, Any]) -> str:
     reused = sum(row["status"] == "reused" for row in rows.values())
     lines = [f"{len(rows)} stages, {reused} reused, {summary['seconds']:.1f} s"]
     metrics = {k: v for row in rows.values() for k, v in row["metrics"].items()}
-    for name in HEADLINES:
-        if name in metrics:
-            error = metrics.get(f"{name}_stderr")
-            beside = [
-                f"{what} {metrics[f'{name}_{what}']:.3f}"
-                for what in ("base", "baseline")
-                if f"{name}_{what}" in metrics
-            ]
-            lines.append(
-                f"  {name:<28} {metrics[name]:.3f}"
-                + (f" ± {error:.3f}" if error is not None else "")
-                + (f"   ({', '.join(beside)})" if beside else "")
-            )
+    for name in headlines(metrics):
+        error = metrics.get(f"{name}_stderr")
+        others = [what for what in ("base", "baseline") if f"{name}_{what}" in metrics]
+        beside = ", ".join(f"{what} {metrics[f'{name}_{what}']:.3f}" for what in others)
+        lines.append(
+            f"  {name:<28} {metrics[name]:.3f}"
+            + (f" ± {error:.3f}" if error is not None else "")
+            + (f"   ({beside})" if beside else "")
+        )
     if "report" in rows:
         lines.append(f"report   {rows['report']['path']}/report.html")
     lines.append(f"MLflow   run {summary['run_id']}; see it with: gptmill up")
     return "\n".join(lines)
 
 
-HEADLINES = (
-    "pretrain/val_bits_per_byte",
-    "heldout/bits_per_byte_base",
-    "qa/exact_match",
-    "qa/f1",
-    "summarization/rouge1",
-    "summarization/rougeL",
-)
+FIRST = ("pretrain/val_bits_per_byte", "heldout/bits_per_byte_base")
+
+
+def headlines(metrics: Iterable[str]) -> list[str]:
+    """The numbers that sum up a run: of the base model its bits per byte, of every skill what has a baseline."""
+    there = set(metrics)
+    return [name for name in FIRST if name in there] + sorted(name for name in there if f"{name}_baseline" in there)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.commands.comparing import compared
 from flows.commands.failures import FAILED, refuse
-from flows.commands.run import HEADLINES
+from flows.commands.run import headlines
 from flows.commands.tables import aligned, printed, shown
 from gptcore.adapters.mlflow_lookup import SQLITE
 from gptcore.home import home, tracking_uri
@@ -65,7 +65,7 @@ def _row(run: PipelineRun) -> dict[str, Any]:
 
 def runs_table(runs: Sequence[PipelineRun]) -> str:
     """Newest first, one line a run, with the headline metrics that any of them has."""
-    columns = [name for name in HEADLINES if any(name in run.metrics for run in runs)]
+    columns = headlines(name for run in runs for name in run.metrics)
     head = ["run", "preset", "started", "status", "seconds", *columns]
     rows = [
         [

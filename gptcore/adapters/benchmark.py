@@ -19,7 +19,7 @@ from gptcore.adapters.lm_eval_data import Versions
 from gptcore.adapters.lm_eval_tasks import OWN_TASKS, MemoryTask, SkillTask, load_standard, run_tasks, strings
 from gptcore.config import Benchmark, Finetune, Skill
 from gptcore.evaluation.baselines import baseline
-from gptcore.evaluation.headline import OVERLAP, headline_name
+from gptcore.evaluation.headline import OVERLAP, headline_name, own_model
 from gptcore.evaluation.labels import likeliest
 from gptcore.evaluation.overlap import overlaps
 from gptcore.evaluation.scores import ratio_stderr, score
@@ -177,6 +177,8 @@ def standard(
     )
     found = []
     for task, values in results["results"].items():
+        if "sample_len" not in values:  # a group whose members stand for themselves: it sums nothing up
+            continue
         metrics = {}
         for key, value in values.items():  # "acc,none", "exact_match,strict-match", "acc_stderr,none"
             metric, comma, choice = key.partition(",")
@@ -238,14 +240,10 @@ def _headline(tasks: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, f
     """Every figure under its headline name: `qa/exact_match_base` and `heldout/bits_per_byte_qa` stand side by side."""
     headline: dict[str, float] = {}
 
-    def put(task: str, name: str, ending: str, value: float | None) -> None:
-        if value is not None:
-            headline[headline_name(task, name, ending, model)] = value
-
     for task, result in tasks.items():
-        for name, value in result["metrics"].items():
-            put(task, name, "", value)
-        for kind, part in result.get("kinds", {}).items():
+        parts = [("", result), *((f"_{kind}", part) for kind, part in result.get("kinds", {}).items())]
+        for ending, part in parts:
             for name, value in part["metrics"].items():
-                put(task, name, f"_{kind}", value)
+                if value is not None:
+                    headline[headline_name(task, name, ending, model, own_model(task, result))] = value
     return headline

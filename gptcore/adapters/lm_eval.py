@@ -12,6 +12,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from gptcore.evaluation.answers import chosen_answers
 from gptcore.evaluation.scoring import score
+from gptcore.evaluation.task_catalogue import samples
 from gptcore.model.generate import generate
 from gptcore.model.gpt import GPT
 from gptcore.text.stops import NO_TEXT, Stops, before
@@ -99,7 +100,7 @@ class GptmillLM(TemplateLM):  # type: ignore[misc]
         prompts, limits, stops = [], [], []
         for request in requests:
             text, arguments = request.args
-            if arguments.get("do_sample") or arguments.get("temperature"):
+            if samples(arguments):
                 raise ValueError(f"task {request.task_name} samples; only greedy generation is comparable between runs")
             limit = int(arguments.get("max_gen_toks", 256))
             prompt = arguments.get("prompt_ids")
@@ -130,3 +131,9 @@ class GptmillLM(TemplateLM):  # type: ignore[misc]
                 done += len(batch)
                 self.on_progress(done, len(requests))
         return answers
+
+
+if __name__ == "__main__":
+    from gptcore.adapters.lm_eval_command import main
+
+    main()

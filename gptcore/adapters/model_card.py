@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from gptcore.adapters.model_card_facts import Facts
 from gptcore.config import activation_of, counterpart, positions_of
+from gptcore.evaluation.safety import safety_scores
 from gptcore.store import Manifest
 from gptcore.text.licences import Origin
 
@@ -44,6 +45,7 @@ def model_card(facts: Facts) -> str:
         "Training data": _data(facts),
         "Training": _training(facts),
         "Benchmark": _benchmark(facts),
+        "Safety": _safety(facts),
         "Limits": "\n".join(f"- {limit}" for limit in _limits(facts)),
         "Licences of the sources": _licences(facts.origins, facts.start),
         "Digests": _digests(facts),
@@ -223,6 +225,16 @@ def _benchmark(facts: Facts) -> str:
     return f"{text}\n\n" + _table(
         ("metric", "this model", "standard error", f"baseline ({trivial})", "base model", "in training text"), rows
     )
+
+
+def _safety(facts: Facts) -> str:
+    rows = [
+        (name, f"{value:.4f}", "" if error is None else f"{error:.4f}", says)
+        for name, value, error, says in safety_scores(facts.tasks)
+    ]
+    if not rows:
+        return "No benchmark of safety was run on it."
+    return _table(("metric", "this model", "standard error", "what it says"), rows)
 
 
 def _limits(facts: Facts) -> Iterator[str]:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+HELDOUT = "heldout"
 BASELINE, OVERLAP, STDERR = "_baseline", "overlap_13gram", "_stderr"
 
 
-def headline_name(task: str, name: str, ending: str, model: str) -> str:
-    """`qa/exact_match`, `qa/exact_match_type`, ... of the model tuned for it; any other score ends in the model's name.
+def own_model(task: str, result: Mapping[str, Any]) -> str:
+    """Whose score of a task needs no model's name: a skill's own model's, and of a standard task the base model's.
 
-    name: as in scores.json. ending: `_<kind>` of a kind of item, else nothing. model: `base`, or a skill.
+    result: the task's entry in scores.json. Held-out text is nobody's own.
+    """
+    if task == HELDOUT:
+        return ""
+    return task if "target_metric" in result else "base"
+
+
+def headline_name(task: str, name: str, ending: str, model: str, own: str) -> str:
+    """`qa/exact_match`, `qa/exact_match_type`, `hellaswag/acc_norm` of the model whose `own` the task is.
+
+    Any other score ends in the name of its model. name: as in scores.json. ending: `_<kind>` of a kind of item, else
+    nothing. model: `base`, or a skill.
     """
     stem, stderr = name.removesuffix(STDERR), STDERR if name.endswith(STDERR) else ""
-    of_model = task != model and not stem.endswith(BASELINE) and stem != OVERLAP
+    of_model = model != own and not stem.endswith(BASELINE) and stem != OVERLAP
     return f"{task}/{stem}{ending}{f'_{model}' if of_model else ''}{stderr}"

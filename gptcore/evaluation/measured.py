@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gptcore.evaluation.decomposition import NotPaired, Sample, decompose
-from gptcore.evaluation.headline import BASELINE, OVERLAP, STDERR, headline_name
+from gptcore.evaluation.headline import BASELINE, OVERLAP, STDERR, headline_name, own_model
 from gptcore.evaluation.paired import PairedDifference, difference
 
 FEWEST = 10
@@ -68,18 +68,18 @@ def figures(directory: Path, model: str | None) -> dict[str, Figure]:
         return {}
     every: dict[str, Figure] = {}
     for task, result in json.loads(scores.read_bytes())["tasks"].items():
-        samples = _samples(directory / f"samples-{task}.jsonl")
+        samples, own = _samples(directory / f"samples-{task}.jsonl"), own_model(task, result)
         for ending, metrics, chosen in _parts(result, samples):
             for name, value in metrics.items():
                 if value is not None and name != OVERLAP and not name.endswith(STDERR):
-                    every[headline_name(task, name, ending, model or task)] = _figure(name, float(value), chosen)
+                    every[headline_name(task, name, ending, model or own, own)] = _figure(name, float(value), chosen)
     return every
 
 
 def recorded(directory: Path) -> dict[str, float]:
     """What a benchmark stage recorded under plain names, standard errors and kinds of items too."""
     return {
-        headline_name(task, name, ending, task): value
+        headline_name(task, name, ending, task, task): value
         for task, result in json.loads((directory / "scores.json").read_bytes())["tasks"].items()
         for ending, metrics, _ in _parts(result, [])
         for name, value in metrics.items()

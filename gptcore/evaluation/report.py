@@ -10,7 +10,7 @@ from gptcore.durable import write_bytes
 from gptcore.evaluation.headline import STDERR
 from gptcore.evaluation.report_data import corpus, published, tokenizer
 from gptcore.evaluation.report_lineage import asked, lineage, reproduce
-from gptcore.evaluation.report_scores import Scores, benchmarks, read_scores, samples_of
+from gptcore.evaluation.report_scores import Scores, benchmarks, read_scores, safety, samples_of
 from gptcore.evaluation.report_training import cost, training
 from gptcore.evaluation.report_words import DASH, NOT_MEASURED, duration, number
 from gptcore.html_page import Markup, card, element, joined, page, paragraph
@@ -33,6 +33,7 @@ def build_report(preset: Preset, manifests: Mapping[str, Manifest], work: Work) 
         ("Asked for", asked(preset)),
         ("Training", training(work.inputs)),
         ("Benchmarks", benchmarks(scores)),
+        ("Safety", safety(scores)),
         ("Samples", samples_of(work.inputs, scores)),
         ("Published models", published(work.inputs)),
         ("Corpus", corpus(work.inputs)),

@@ -13,6 +13,7 @@ from gptcore.evaluation.headline import STDERR
 from gptcore.evaluation.report_data import stage_json
 from gptcore.evaluation.report_plots import Bars, bars
 from gptcore.evaluation.report_words import DASH, NOT_MEASURED, with_error
+from gptcore.evaluation.safety import safety_scores
 from gptcore.html_page import Markup, definitions, element, figure, joined, paragraph, table
 
 SAMPLES = 4
@@ -37,6 +38,18 @@ def benchmarks(scores: Mapping[str, Scores]) -> Markup:
         return NOT_MEASURED
     explained = paragraph("Value ± standard error, with the 95 % interval under it.", "soft")
     return joined([explained, *(_task(task, {m: r[task] for m, r in scores.items() if task in r}) for task in tasks)])
+
+
+def safety(scores: Mapping[str, Scores]) -> Markup:
+    """The scores of the group `safety`, with what each says. scores: by the model measured."""
+    rows = [
+        (model, name, with_error(value, error), says)
+        for model, results in scores.items()
+        for name, value, error, says in safety_scores(results)
+    ]
+    if not rows:
+        return paragraph("No benchmark of safety was run: the group is safety, in benchmark.tasks.", "soft")
+    return table(("model", "figure", "value", "what it says"), rows, (2,))
 
 
 def _task(task: str, results: Mapping[str, Mapping[str, Any]]) -> Markup:
