@@ -42,7 +42,7 @@ def finished(
     value = sum(answer["scores"]["exact_match"] for answer in answers) / ITEMS
     stderr = (value * (1 - value) / (ITEMS - 1)) ** 0.5
     metrics = {"exact_match": value, "exact_match_stderr": stderr, "overlap_13gram": 0.25}
-    tasks: dict[str, Any] = {"qa": {"n": ITEMS, "metrics": metrics}}
+    tasks: dict[str, Any] = {"qa": {"n": ITEMS, "target_metric": "exact_match", "metrics": metrics}}
     if held_out:
         value, stderr = ratio_stderr([(text["bits"], text["bytes"]) for text in held_out])
         tasks["heldout"] = {"n": len(held_out), "metrics": {"bits_per_byte": value, "bits_per_byte_stderr": stderr}}

@@ -27,7 +27,11 @@ Samples = list[dict[str, Any]]
 def stage(directory: Path, **tasks: tuple[Mapping[str, float | None], Samples]) -> Path:
     """A finished benchmark stage: metrics and samples of each task."""
     directory.mkdir(parents=True)
-    results = {task: {"task": task, "n": len(samples), "metrics": dict(m)} for task, (m, samples) in tasks.items()}
+    results: dict[str, dict[str, Any]] = {
+        task: {"task": task, "n": len(samples), "metrics": dict(m)} for task, (m, samples) in tasks.items()
+    }
+    for task in {"qa", "skill"} & results.keys():
+        results[task]["target_metric"] = "exact_match"
     (directory / "scores.json").write_text(json.dumps({"model": "finetune-qa", "tasks": results}))
     for task, (_, samples) in tasks.items():
         lines = "".join(f"{json.dumps(sample)}\n" for sample in samples)
@@ -180,7 +184,7 @@ def test_figures_that_are_no_means(metric: str, tmp_path: Path) -> None:
         value, values = cases(draw, chance)[metric]
         recorded.append(value)
         stage(tmp_path / which, task=({metric: round(value, 6)}, standard(values, metric)))
-    found = one(tmp_path / "a", tmp_path / "b", f"task/{metric}_base", "base")
+    found = one(tmp_path / "a", tmp_path / "b", f"task/{metric}", "base")
     assert (found.a, found.b) == pytest.approx(recorded, abs=1e-4)
     assert found.delta == pytest.approx(recorded[1] - recorded[0], abs=1e-4)
     assert found.interval[0] < found.delta < found.interval[1] and found.p < 0.05
@@ -222,7 +226,7 @@ def test_filters_are_figures_of_their_own(tmp_path: Path) -> None:
         ]
         metrics = {"exact_match_strict-match": mean(values[0]), "exact_match_flexible": mean(values[1])}
         stage(tmp_path / which, gsm=(metrics, samples))
-    for name in ("gsm/exact_match_strict-match_base", "gsm/exact_match_flexible_base"):
+    for name in ("gsm/exact_match_strict-match", "gsm/exact_match_flexible"):
         assert one(tmp_path / "a", tmp_path / "b", name, "base").items == 20
 
 
@@ -231,14 +235,14 @@ def test_what_cannot_be_paired_says_why(tmp_path: Path) -> None:
     a = stage(tmp_path / "a", odd=({"acc": 0.9}, samples), group=({"acc": 0.5}, []), few=({"acc": 0.5}, samples[:9]))
     found = paired_differences(a, a, "base")
     assert found == {
-        "few/acc_base": "9 items are in both, at least 10 are needed",
-        "group/acc_base": "it has no items of its own",
-        "odd/acc_base": "how the figure follows from its items is not known",
+        "few/acc": "9 items are in both, at least 10 are needed",
+        "group/acc": "it has no items of its own",
+        "odd/acc": "how the figure follows from its items is not known",
     }
     assert paired_differences(a, tmp_path / "nowhere", "base") == {}
     one_group = [{**sample, "group": "same"} for sample in samples]
     b = stage(tmp_path / "b", task=({"acc": 0.5}, one_group))
-    assert paired_differences(b, b, "base") == {"task/acc_base": "all items are of one group"}
+    assert paired_differences(b, b, "base") == {"task/acc": "all items are of one group"}
 
 
 def test_names_are_those_of_mlflow() -> None:
