@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.once is not None:
         print(json.dumps(run_stage(*options.once)))
         return 0
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         found = []
         for files in (options.files // 10, options.files):
