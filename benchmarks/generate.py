@@ -179,7 +179,7 @@ def bandwidth(model: Any, prompt: Tokens, new: int, rounds: int) -> dict[str, An
     token_s = (statistics.median(writing) - statistics.median(starting)) / (new - 1)
     memory = needed * new / statistics.median(reading)
     return {
-        "bandwidth_share": round(needed / token_s / memory, 3),
+        "bandwidth_share": round(needed / token_s / memory, 6),
         "weight_bytes_per_token": needed,
         "token_ms": round(1000 * token_s, 3),
         "first_token_ms": round(1000 * statistics.median(starting), 3),
