@@ -127,7 +127,8 @@ def test_rolling_perplexity(pair: Pair) -> None:
 @pytest.mark.parametrize("skill", ["qa", "summarization"])
 def test_skills(pair: Pair, skill: str) -> None:
     """Generated answers to prompts of unequal lengths, our ids against their encoding of the same text."""
-    chosen, items = load_skill(skill), []
+    # lm-eval's model knows no choice among several answers drawn: both give the likeliest tokens.
+    chosen, items = load_skill(skill).model_copy(update={"decoding": None}), []
     for i in range(9):
         words = " ".join(WORDS[i : i + 2 + i % 6])
         fields = {"document": words} if skill == "summarization" else {"context": words, "question": "What is axis?"}

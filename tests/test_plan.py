@@ -241,7 +241,7 @@ def test_a_shape_that_given_fields_do_not_keep_is_said() -> None:
 
 def test_a_budget_that_given_fields_do_not_keep_is_said() -> None:
     (line,) = warned(["pretrain.size=auto", "pretrain.budget_tokens=1_000_000_000"])
-    assert line.startswith("pretrain.budget_tokens 1,000,000,000 is not what 500 updates of 1,024 tokens take")
+    assert line.startswith("pretrain.budget_tokens 1,000,000,000 is not what 400 updates of 1,024 tokens take")
     (line,) = warned(["runtime.device=cpu", "pretrain.size=auto", "pretrain.budget_minutes=6000"])
     assert line.startswith("pretrain.budget_minutes 6000 is not")
 
