@@ -15,7 +15,7 @@ from gptcore.model.weights import read_config
 from gptcore.store import MANIFEST, Manifest
 from gptcore.text.licences import Origin, origins
 
-NOT_SCORES = ("_stderr", "_base", "_baseline", "overlap_13gram")
+NOT_SCORES = ("_stderr", "_seed_std", "_base", "_baseline", "overlap_13gram")
 """Endings of what stands in other columns, and of what tells of the test items, not of the model."""
 
 
