@@ -17,7 +17,7 @@ from gptcore.text.documents import SPLITS
 from gptcore.text.licences import Origin, origins, own_origins
 from gptcore.text.skill_items import COUNTS, stage_of
 
-NOT_SCORES = ("_stderr", "_base", "_baseline", "overlap_13gram")
+NOT_SCORES = ("_stderr", "_seed_std", "_base", "_baseline", "overlap_13gram")
 """Endings of what stands in other columns, and of what tells of the test items, not of the model."""
 
 
