@@ -124,7 +124,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
         Stage(
             "publish",
             3,
-            ("corpus", "tokenizer", "tokens", *models.values(), *benchmarks),
+            (*own.values(), "corpus", "tokenizer", "tokens", *models.values(), *benchmarks),
             lambda p: {
                 "name": p.publish.name or p.name,
                 "margin_stderr": p.publish.margin_stderr,

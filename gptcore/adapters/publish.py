@@ -59,7 +59,8 @@ def publish(
 ) -> Outcome:
     """Publish every skill's model. Inputs: `finetune-<skill>` and `benchmark-<skill>` of each, `benchmark-base`.
 
-    For the model cards also `corpus`, `tokenizer`, `tokens`, `pretrain`, and every input's manifest.
+    For the model cards also `corpus`, `tokenizer`, `tokens`, `pretrain`, `items-<skill>` of a skill with data of its
+    own, and every input's manifest.
 
     1. Write all Hugging Face directories; a wrong one stops here, before anything is registered. A network that no
     class of transformers computes has none.
