@@ -252,7 +252,7 @@ def _common_beginning(prompts: Sequence[Sequence[int]]) -> int:
     """Tokens that all prompts begin with, their last ones not among them; 0 where these are few."""
     if len(prompts) == 1:
         return 0
-    first, last = min(prompts), max(prompts)  # what these have in common all have
+    first, last = min(map(list, prompts)), max(map(list, prompts))  # what these have in common all have
     most = min(map(len, prompts)) - 1
     common = next((i for i in range(most) if first[i] != last[i]), most)
     return common if common >= COMMON_TOKENS else 0

@@ -153,5 +153,5 @@ def softmax_sums(x: Any, most: Any, sums: Any) -> None:
             part = np.float32(0)
             for i in range(end - begin):
                 part += some[i]
-            total += part
+            total += float(part)
         most[row], sums[row] = largest, largest + math.log(total)
