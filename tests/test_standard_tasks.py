@@ -15,10 +15,20 @@ import pytest
 from finished_stages import train_tiny_tokenizer, write_model
 from hub_mirror import hub_mirror
 from standard_data import write_data, write_rows
+from web_server import Answer, web_server
 
 from gptcore.adapters.lm_eval_tasks import load_standard
 from gptcore.evaluation.task_catalogue import OWN_TASKS, Catalogue, TaskFile, check_tasks, problem_of, read_task
-from gptcore.evaluation.task_data import Need, cached_commit, local_versions, needs, read_folder, versions_of
+from gptcore.evaluation.task_data import (
+    Need,
+    cached_commit,
+    local_versions,
+    needs,
+    pinned,
+    read_folder,
+    unpinned,
+    versions_of,
+)
 from gptcore.plan import difference, resolve_tasks
 from gptcore.presets import load_preset
 from gptcore.stages import identity, stages
@@ -177,6 +187,47 @@ def test_without_the_hub_its_caches_tell_the_commit(tmp_path: Path, monkeypatch:
     (held / "refs").mkdir()
     (held / "refs" / "main").write_text("d" * 40)
     assert cached_commit("some/data") == "d" * 40, "the hub's own cache comes first"
+
+    gone = Need("some/data", None, revision="e" * 40, tasks=["some"])
+    with (
+        DigestCache(tmp_path) as digests,
+        pytest.raises(ValueError, match=f"--repo-type dataset --revision {'e' * 40} "),
+    ):
+        versions_of([gone], closed, digests)
+    (kept,) = pinned([need], {"some/data": {"commit": commit}})
+    with DigestCache(tmp_path) as digests:
+        assert versions_of([kept], closed, digests) == {"some/data": {"commit": commit}}, "not the cache's newest"
+
+
+def test_a_recorded_commit_is_what_the_hub_is_asked_for(tmp_path: Path) -> None:
+    def info(commit: str) -> Answer:
+        body = json.dumps({"id": "Rowan/hellaswag", "sha": commit, "tags": []}).encode()
+        return Answer(body, headers={"Content-Type": "application/json"})
+
+    with web_server() as hub:
+        asked = f"/api/datasets/Rowan/hellaswag/revision/{'a' * 40}"
+        hub.answers = {"/api/datasets/Rowan/hellaswag": info("b" * 40), asked: info("a" * 40)}
+        loaded = load_preset("quickstart", ["benchmark.tasks=[hellaswag]", f"benchmark.data_dir={hub.url}"])
+        newest = [{"task_data": {"Rowan/hellaswag": {"commit": "b" * 40}}}]
+        then = {"Rowan/hellaswag": {"commit": "a" * 40}}
+        assert resolve_tasks(loaded, tmp_path) == newest
+        assert resolve_tasks(loaded, tmp_path, recorded=then) == [{"task_data": then}]
+        assert resolve_tasks(loaded, tmp_path, anew=False) == newest, "a plan goes by the newest still"
+
+
+def test_what_no_version_names_is_told(tmp_path: Path) -> None:
+    catalogue = own(
+        tmp_path / "tasks",
+        hub=TASK.format("hub"),
+        coded="task: coded\ncustom_dataset: !function code.load\noutput_type: multiple_choice\n",
+        classed="task: classed\nclass: !function code.Task\n",
+        far="task: far\ndataset_path: json\noutput_type: multiple_choice\ndataset_kwargs:\n"
+        "  data_files: {test: 'hf://datasets/some/data/a.json'}\n",
+        near="task: near\ndataset_path: json\noutput_type: multiple_choice\ndataset_kwargs: {data_files: a.json}\n",
+    )
+    code, address = "what its own code fetches", "what lies at its address"
+    tasks = check_tasks(["hub", "coded", "classed", "far", "near"], catalogue)
+    assert unpinned(tasks) == {"coded": code, "classed": code, "far": address}
 
 
 def test_a_mirror_tells_commits_and_what_it_lacks(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
