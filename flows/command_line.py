@@ -174,6 +174,9 @@ def parser() -> argparse.ArgumentParser:
     scores.add_argument("model", metavar="MODEL", help=model_help)
     scores.add_argument("--tasks", action="append", required=True, metavar="NAMES", help="with commas between them")
     scores.add_argument("--num-fewshot", type=int, default=0, metavar="K", help="examples in a prompt (0)")
+    scores.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="measures with other examples; their mean (1)"
+    )
     scores.add_argument("--limit", type=int, metavar="N", help="documents of each task at most")
     scores.add_argument("--data-dir", metavar="DIR", help="folder of datasets by hub id, or a mirror's address")
     scores.add_argument("--output", metavar="DIR", help="write scores.json and the samples of each task there")

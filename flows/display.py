@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from gptcore.evaluation.headline import ERRORS
 from tasks.result import StageResult
 
 
@@ -19,7 +20,7 @@ def shown_values(shown: dict[str, float | str]) -> str:
 
 def headline(result: StageResult) -> str:
     """The metrics of a finished stage that fit on its line."""
-    kept = {k: v for k, v in result.metrics.items() if not k.endswith("_stderr")}
+    kept = {k: v for k, v in result.metrics.items() if not k.endswith(ERRORS)}
     return "  ".join(
         f"{k.split('/', 1)[-1]} {v:,.4g}" if v < 1e4 else f"{k.split('/', 1)[-1]} {v:,.0f}"
         for k, v in list(kept.items())[:4]

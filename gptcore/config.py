@@ -44,6 +44,8 @@ POSITIONS = {
 """How each family may tell positions, its own first."""
 BAND = 256
 """Default of `model.window`: that of GPT-Neo; the GPT-3 paper gives none."""
+MOST_SEEDS = 100
+"""Of a benchmark."""
 
 
 SizeName = Literal[
@@ -452,7 +454,16 @@ class Benchmark(Part):
     limit: Positive | None = None
     """Documents of each standard task at most."""
     seed: NotNegative = 1
-    """Seeds few-shot choice and bootstrap."""
+    """Seeds which few-shot examples stand in a prompt, which answers a skill's `decoding` draws, and the bootstrap."""
+    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = Field(default=1, exclude_if=lambda value: value == 1)
+    """How often what is drawn is measured, under `seed` and the numbers after it: standard tasks with few-shot
+    examples, skills with a `decoding`. The result is the mean, the spread stands beside it as `<score>_seed_std`. What
+    draws nothing is measured once."""
+
+    @property
+    def repeats(self) -> range:
+        """The seeds after the first."""
+        return range(self.seed + 1, self.seed + self.seeds)
 
 
 class Publish(Part):

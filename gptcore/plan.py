@@ -76,23 +76,26 @@ def last_resolved(preset: Preset, home: Path) -> list[dict[str, Any]] | None:
 
 
 @overload
-def resolve_tasks(preset: Preset, home: Path) -> list[dict[str, Any]]: ...
+def resolve_tasks(preset: Preset, home: Path, *, recorded: Mapping[str, Any] | None = None) -> list[dict[str, Any]]: ...
 
 
 @overload
 def resolve_tasks(preset: Preset, home: Path, anew: bool) -> list[dict[str, Any]] | None: ...
 
 
-def resolve_tasks(preset: Preset, home: Path, anew: bool = True) -> list[dict[str, Any]] | None:
+def resolve_tasks(
+    preset: Preset, home: Path, anew: bool = True, recorded: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]] | None:
     """Check the list of standard tasks and find the version of their data, as one more source; none without tasks.
 
     anew: ask the hub; otherwise its commits are those of the last time, and the answer None when it was never asked.
+    recorded: versions at whose commits the hub is asked.
     """
     names = preset.benchmark.tasks
     if not names:
         return []
     from gptcore.evaluation.task_catalogue import Catalogue, check_tasks
-    from gptcore.evaluation.task_data import local_versions, needs, versions_of
+    from gptcore.evaluation.task_data import local_versions, needs, pinned, versions_of
     from gptcore.text.digests import DigestCache
 
     cache, data_dir = home / "cache", preset.benchmark.data_dir
@@ -101,8 +104,9 @@ def resolve_tasks(preset: Preset, home: Path, anew: bool = True) -> list[dict[st
     remembered = cache / "sources" / f"tasks-{sha256_json(asked)[:16]}.json"
     with DigestCache(cache) as digests:
         if anew:
-            data: dict[str, Any] = versions_of(found, data_dir, digests)
-            write_json(remembered, data)
+            data: dict[str, Any] = versions_of(pinned(found, recorded or {}), data_dir, digests)
+            if recorded is None:
+                write_json(remembered, data)
             return [{"task_data": data}] if data else []
         local = local_versions(found, data_dir, digests)
     before = read_json(remembered) or {}

@@ -11,6 +11,7 @@ from gptcore.config import Preset, all_sources
 from gptcore.config_sources import Source
 from gptcore.plan import resolve_tasks, start_version
 from gptcore.presets import skills_of
+from gptcore.text.listing import PACKAGE
 
 if TYPE_CHECKING:
     from gptcore.adapters.mlflow_record import RecordedStage
@@ -29,6 +30,8 @@ class Seen:
     """Empty where there is none."""
     problem: str | None = None
     """Why there is none."""
+    packages: tuple[str, ...] = ()
+    """The installed packages that its files lie in."""
 
 
 def look_again(preset: Preset, recorded: Mapping[str, RecordedStage], home: Path) -> list[Seen]:
@@ -60,9 +63,10 @@ def look_again(preset: Preset, recorded: Mapping[str, RecordedStage], home: Path
 def _tasks(preset: Preset, recorded: Mapping[str, RecordedStage], home: Path) -> Seen:
     """The data of standard tasks; empty where none is known."""
     identities = (stage.manifest.identity for stage in recorded.values())
-    before = next(({"task_data": identity["task_data"]} for identity in identities if "task_data" in identity), None)
+    data = next((identity["task_data"] for identity in identities if "task_data" in identity), None)
+    before = None if data is None else {"task_data": data}
     try:
-        return Seen("standard tasks", before, (resolve_tasks(preset, home) or [{}])[0])
+        return Seen("standard tasks", before, (resolve_tasks(preset, home, recorded=data or {}) or [{}])[0])
     except (ValueError, OSError) as problem:
         return Seen("standard tasks", before, {}, one_line(problem))
 
@@ -72,11 +76,14 @@ def _each(sources: tuple[Source, ...], then: list[Version], resolve: Callable[[S
     for i, source in enumerate(sources):
         before = then[i] if i < len(then) else None
         commit = (before or {}).get("commit")
+        name = source_name(source.model_dump(mode="json"))
+        inside = [path.removeprefix(PACKAGE) for path in getattr(source, "paths", ()) if path.startswith(PACKAGE)]
+        packages = tuple(dict.fromkeys(path.partition("/")[0] for path in inside))
         try:
             now = resolve(source.model_copy(update={"revision": commit}) if commit else source)
-            found.append(Seen(source_name(source.model_dump(mode="json")), before, now))
+            found.append(Seen(name, before, now, packages=packages))
         except (ValueError, OSError) as problem:
-            found.append(Seen(source_name(source.model_dump(mode="json")), before, {}, one_line(problem)))
+            found.append(Seen(name, before, {}, one_line(problem), packages))
     return found
 
 

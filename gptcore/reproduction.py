@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gptcore.config import DIAL_FIELDS, Preset, Runtime
+from gptcore.evaluation.task_catalogue import Catalogue, check_tasks
+from gptcore.evaluation.task_data import unpinned
 from gptcore.hardware import processor, resolve_device, usable_threads
 from gptcore.presets import validated
 from gptcore.recorded_sources import Seen, source_name
 from gptcore.speed import this_machine
-from gptcore.stages import code_digest, stages
+from gptcore.stages import code_digest, reads_tasks, stages
 from gptcore.store import Manifest
+from gptcore.text.distributions import canonical_name
 
 if TYPE_CHECKING:
     from gptcore.adapters.mlflow_record import RecordedStage
@@ -31,7 +34,7 @@ ELSEWHERE: dict[str, Any] = {
 class Difference:
     """One thing that is not as the record says."""
 
-    kind: Literal["data", "pages", "library", "code", "machine"]
+    kind: Literal["data", "pages", "unpinned", "library", "code", "machine"]
     what: str
     """Of data the source, of a library its name, else the stage or the part."""
     recorded: str | None
@@ -39,7 +42,7 @@ class Difference:
     way_out: str | None = None
     """A command, where one helps."""
     stages: tuple[str, ...] = ()
-    """Of pages and machine: the stages that it concerns."""
+    """Of pages, what is not pinned, and machine: the stages that it concerns."""
 
     def line(self) -> str:
         """For a person."""
@@ -112,18 +115,26 @@ def gpus() -> int:
 # What differs
 
 
-def data_differences(sources: Sequence[Seen]) -> list[Difference]:
-    """Every source that is not what it was."""
+def data_differences(sources: Sequence[Seen], pins: Mapping[str, str]) -> list[Difference]:
+    """Every source that is not what it was. pins: version by name of all that was installed."""
     found = []
     for source in sources:
         if source.then is None:
             continue
+        packages = [f"{name}=={pins[name]}" for name in map(canonical_name, source.packages) if name in pins]
+        way_out = f"pip install {' '.join(packages)}" if packages else None
         if source.problem:
-            found.append(Difference("data", source.name, "readable", source.problem))
+            found.append(Difference("data", source.name, "readable", source.problem, way_out))
             continue
         for path, (a, b) in changes(source.then, source.now).items():
-            found.append(Difference("data", f"{source.name} {path}", a, b, _way_to_data(path, a)))
+            found.append(Difference("data", f"{source.name} {path}", a, b, _way_to_data(path, a) or way_out))
     return found
+
+
+def pins_of(requirements: str) -> dict[str, str]:
+    """Version by canonical name, of lines `name==version`."""
+    pairs = (line.split("==", 1) for line in requirements.splitlines() if re.match(r"[\w.-]+==", line))
+    return {canonical_name(name): version.strip() for name, version in pairs}
 
 
 def changes(old: Any, new: Any, path: str = "") -> dict[str, tuple[str | None, str | None]]:
@@ -162,6 +173,19 @@ def pages(preset: Preset) -> list[Difference]:
         )
         for source in preset.corpus.sources
         if source.kind == "web"
+    ]
+
+
+def tasks_not_pinned(preset: Preset, recorded: Mapping[str, RecordedStage], cache: Path) -> list[Difference]:
+    """Standard tasks of which no version says what they read. ValueError for a task that is not known here."""
+    names = stages(preset)
+    read_by = tuple(name for name in recorded if name in names and reads_tasks(names[name], preset))
+    if not read_by:
+        return []
+    tasks = check_tasks(preset.benchmark.tasks, Catalogue(cache))
+    return [
+        Difference("unpinned", f"data of task {name}", "no version", read, None, read_by)
+        for name, read in unpinned(tasks).items()
     ]
 
 

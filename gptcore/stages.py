@@ -102,7 +102,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
         *(
             Stage(
                 f"benchmark-{model}",
-                3,
+                4,
                 (stage, "corpus", *(name for skill, name in own.items() if model in ("base", skill))),
                 _benchmark(model),
                 ("torch", "lm-eval", "rouge-score", *libraries_of_metrics(preset, model)),
@@ -110,6 +110,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
                     "evaluation",
                     "adapters/benchmark.py",
                     "adapters/lm_eval.py",
+                    "adapters/lm_eval_seeds.py",
                     "adapters/lm_eval_tasks.py",
                     "adapters/label_task.py",
                     "model",
@@ -123,7 +124,7 @@ def stages(preset: Preset) -> dict[str, Stage]:
         Stage(
             "publish",
             3,
-            ("corpus", "tokenizer", "tokens", *models.values(), *benchmarks),
+            (*own.values(), "corpus", "tokenizer", "tokens", *models.values(), *benchmarks),
             lambda p: {
                 "name": p.publish.name or p.name,
                 "margin_stderr": p.publish.margin_stderr,

@@ -89,7 +89,7 @@ def _reasons(name: str, then: Manifest, now: Manifest, differences: Sequence[Dif
     for d in differences:
         if d.kind == "code" and d.what == name:
             reasons.append(f"its code changed; {d.way_out}" if d.way_out else "its code changed")
-        elif (d.kind in ("machine", "pages") and name in d.stages) or (
+        elif (d.kind in ("machine", "pages", "unpinned") and name in d.stages) or (
             d.kind == "library" and d.what not in now.identity["libraries"]
         ):
             reasons.append(f"{d.what} {d.recorded} -> {d.here}")

@@ -61,14 +61,16 @@ def data_card() -> dict[str, Any]:
     }
 
 
-def write_manifest(directory: Path, stage: str, config: dict[str, Any], metrics: dict[str, float]) -> None:
-    """A stage's MANIFEST.json."""
+def write_manifest(
+    directory: Path, stage: str, config: dict[str, Any], metrics: dict[str, float], **identity: Any
+) -> None:
+    """A stage's MANIFEST.json; `identity`: more parts of its key."""
     values = {f"{stage}/{name}": value for name, value in metrics.items()}
-    identity = {"stage": stage, "config": config, "inputs": {}, "libraries": {"torch": "2.13.0"}}
+    parts = {"stage": stage, "config": config, "inputs": {}, "libraries": {"torch": "2.13.0"}, **identity}
     manifest = Manifest(
         stage=stage,
         key=sha256_json({"key": stage}),
-        identity=identity,
+        identity=parts,
         output_digest=sha256_json({"output": stage}),
         files={"config.json": FileRecord(1, "0" * 64, True)},
         metrics=values,

@@ -58,6 +58,29 @@ def test_scores_equal_those_of_lm_evals_own_model(
     assert "hellaswag" in printed.err and "acc_norm" in printed.err, "the table"
 
 
+def test_seeds(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    directory, data = made
+    arguments = [
+        "bench",
+        "lm-eval",
+        str(directory),
+        "--tasks",
+        "hellaswag",
+        "--data-dir",
+        str(data),
+        "--num-fewshot",
+        "2",
+    ]
+    assert main([*arguments, "--seeds", "3", "--json", "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out.splitlines()[-1])
+    assert found["seeds"] == 3 and found["tasks"]["hellaswag"]["n"] == 10
+    assert found["tasks"]["hellaswag"]["metrics"]["acc_seed_std"] >= 0 and "seed_std" not in printed.err
+    assert len((tmp_path / "out" / "samples-hellaswag.jsonl").read_text().splitlines()) == 30
+    written = json.loads((tmp_path / "out" / "scores.json").read_text())["tasks"]["hellaswag"]
+    assert set(written) == {"n", "metrics", "seeds"} and list(written["seeds"]) == ["1", "2", "3"]
+
+
 def test_the_group_safety_is_measured(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     directory, data = made
     write_safety(data)
@@ -98,6 +121,8 @@ def test_lm_evals_own_command_line_knows_our_model(made: tuple[Path, Path], tmp_
     ("given", "told"),
     [
         (["--tasks", "hellaswag", "--limit", "0"], "--limit 0 must be at least 1"),
+        (["--tasks", "hellaswag", "--seeds", "0"], "--seeds 0 must be at least 1"),
+        (["--tasks", "hellaswag", "--seeds", "101"], "--seeds 101 must be at most 100"),
         (["--tasks", ","], "--tasks names no task"),
         (["--tasks", "toxigen"], "hf download skg/toxigen-data --repo-type dataset --local-dir"),
     ],

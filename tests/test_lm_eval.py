@@ -386,6 +386,11 @@ def test_every_task_tells_what_of_it_was_trained_on(
     rows[3]["choices"] = [" list", " items come one after another and each is looked at 7 times before", " qqq"]
     rows[7]["q"] = docstring(8)  # past the limit: not measured
     (tasks / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again = [{**row, "q": f"{docstring(4)} {row['q']}"} for row in rows]
+    (tasks / "again.jsonl").write_text("".join(json.dumps(row) + "\n" for row in again))
+    choice, group = (tasks / "choice.yaml").read_text(), (tasks / "group.yaml").read_text()
+    (tasks / "again.yaml").write_text(choice.replace("local_choice", "local_again").replace("rows.", "again."))
+    (tasks / "group.yaml").write_text(group.replace("[local_choice]", "[local_choice, local_again]"))
     monkeypatch.setattr("gptcore.adapters.benchmark.OWN_TASKS", tasks)
     read = []
 
@@ -400,7 +405,10 @@ def test_every_task_tells_what_of_it_was_trained_on(
     assert found["local_choice"]["overlap_13gram"] == {"n": 6, "with_13_words": 4, "overlapping": 3}
     assert found["local_choice"]["metrics"]["overlap_13gram"] == 0.5
     assert outcome.metrics["local_choice/overlap_13gram"] == 0.5, "whatever the model"
-    assert "overlap_13gram" not in found["local_group"] and "overlap_13gram" not in found["heldout"]["metrics"]
+    assert "overlap_13gram" not in found["heldout"]["metrics"]
+    assert found["local_again"]["overlap_13gram"] == {"n": 6, "with_13_words": 6, "overlapping": 6}
+    assert found["local_group"]["overlap_13gram"] == {"n": 12, "with_13_words": 10, "overlapping": 9}, "its members'"
+    assert outcome.metrics["local_group/overlap_13gram"] == 0.75 and found["local_group"]["n"] == 12
     assert not any("texts" in task for task in found.values())
     assert found["qa"]["overlap_13gram"]["n"] == 40 and read.count("train") <= 3, (
         "once for all tasks, and the baselines"

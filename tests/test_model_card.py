@@ -5,24 +5,34 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from finished_stages import FIELDS, data_card, train_tiny_tokenizer, write_manifests, write_model, write_scores
+from finished_stages import (
+    FIELDS,
+    data_card,
+    train_tiny_tokenizer,
+    write_manifest,
+    write_manifests,
+    write_model,
+    write_scores,
+)
 from huggingface_hub import ModelCard
+from test_skill_items import skill
 
 from gptcore.adapters.hf import export_hf
 from gptcore.adapters.model_card import head, model_card
 from gptcore.adapters.model_card_facts import Facts, gather
-from gptcore.durable import sha256_file
+from gptcore.durable import sha256_file, sha256_json, write_json
 from gptcore.loaded import load
+from gptcore.model.gpt import GPTConfig
 from gptcore.presets import load_skill
 from gptcore.store import MANIFEST
 from gptcore.text.digests import DigestCache
-from gptcore.text.distributions import declared_licence, installed
+from gptcore.text.distributions import declared_licence, installed, licence_of_import
 from gptcore.text.licences import Origin, dataset_card, origins
 
 METRICS = {
@@ -155,6 +165,72 @@ def test_licences_of_sources(card: str) -> None:
     assert "| networkx |" not in card, "nothing was trained on it"
 
 
+def test_a_skills_own_data_stand_with_origin_and_licence(tmp_path: Path) -> None:
+    inputs = write_manifests(tmp_path, "capitals")
+    sources = [
+        {"kind": "files", "paths": ["/secret/place/capitals.jsonl"], "licence": "CC0-1.0"},
+        {"kind": "files", "paths": ["package:numpy/**/*.txt"]},
+        {"kind": "hub", "dataset": "some/capitals"},
+        {"kind": "python_docs", "packages": ["networkx"]},
+        {"kind": "url", "url": "https://some.where/capitals.jsonl"},
+    ]
+    versions = [
+        {"kind": "files", "files": [["capitals.jsonl", "1" * 64]]},
+        {"kind": "files", "files": [["a.txt", "2" * 64], ["b.txt", "3" * 64]]},
+        {"kind": "hub", "commit": "4" * 40},
+        {"kind": "python_docs", "packages": {"networkx": {"version": "3.6.1", "licence": "BSD", "digest": ""}}},
+        {"kind": "url", "sha256": "5" * 64},
+    ]
+    places = [{"split": split, "target": None} for split in (None, "train", "train", "test", "validation")]
+    inputs["items-capitals"] = tmp_path / "items-capitals"
+    asked = {"sources": sources, "places": places}
+    write_manifest(inputs["items-capitals"], "items-capitals", asked, {}, sources=versions)
+    counts = {"items": {"train": 1000, "validation": 20, "test": 100}, "left_out": {}}
+    write_json(inputs["items-capitals"] / "counts.json", counts)
+    model = inputs["finetune-capitals"]
+    write_json(model / "config.json", asdict(GPTConfig("gpt2", 2, 2, 32, 64, 280)))
+    write_json(model / "skill.json", {"max_input_tokens": 48, "max_target_tokens": 8})
+    (model / "model.safetensors").write_bytes(b"")
+    sample = {"id": "a", "fields": {"input": "Peru"}, "target": "Lima", "prediction": "Lima"}
+    for stage in ("benchmark-capitals", "benchmark-base"):
+        write_scores(inputs[stage], "capitals", METRICS, sample)
+    facts = gather("tiny-capitals", skill(), "d" * 64, inputs, model)
+    told = model_card(facts)
+    numpy = licence_of_import("numpy")
+    assert numpy is not None and licence_of_import("no_such_package") is None
+    digest = sha256_json(versions[1]["files"])
+    for row in (
+        f"| capitals.jsonl | files | `{'1' * 64}` | shared out | CC0-1.0 |",
+        f"| package:numpy/**/*.txt | files | `{digest}` | train | {numpy} |",
+        f"| some/capitals | hub | `{'4' * 40}` | train | unknown |",
+        "| networkx | python_docs | `3.6.1` | test | BSD |",
+        f"| https://some.where/capitals.jsonl | url | `{'5' * 64}` | validation | unknown |",
+        f"| items-capitals | `{facts.manifests['items-capitals'].key}` |",
+    ):
+        assert row in told
+    assert "items of data of its own (train 1,000, validation 20, test 100)" in told
+    assert "and in fine-tuning the items of capitals" in told and "/secret/place" not in told
+    assert "Of 3 of 8 sources the licence is unknown here" in told
+    assert head(facts).to_dict()["datasets"] == ["some/capitals"]
+    known = [replace(o, licence="MIT") if o.split in (None, "train") else o for o in facts.own]
+    corpus = tuple(replace(o, licence="MIT") for o in facts.origins)
+    assert head(replace(facts, own=tuple(known), origins=corpus)).to_dict()["license"] == "mit", "tests teach nothing"
+
+
+def test_a_corpus_source_states_its_licence(tmp_path: Path) -> None:
+    read = data_card()["sources"][1]
+    stated = {"kind": "files", "paths": ["/secret/place/poems.txt"], "licence": "CC0-1.0"}
+    web = {"kind": "web", "pages": ["https://some.where/"], "sitemaps": [], "snapshot": "May", "licence": None}
+    packed = {"kind": "files", "paths": ["package:numpy/a.txt", "/secret/place/poems.txt"], "licence": None}
+    card = {"packages": {}, "sources": [read, {**read, "version": {"kind": "web"}}, read]}
+    found = list(origins([stated, web, packed], card))
+    assert [(o.name, o.version, o.licence) for o in found] == [
+        ("poems.txt", "", "CC0-1.0"),
+        ("https://some.where/", "May", None),
+        ("package:numpy/a.txt, poems.txt", "", None),
+    ]
+
+
 @pytest.mark.parametrize(
     ("metadata", "licence"),
     [
@@ -202,7 +278,7 @@ def test_a_dataset_says_licence_and_language(tmp_path: Path, facts: Facts) -> No
 def test_the_head_names_a_licence_where_all_are_known(
     facts: Facts, licences: list[str | None], found: dict[str, str]
 ) -> None:
-    all_of_them = tuple(Origin("url", "a", "", 1, 1, licence, ()) for licence in licences)
+    all_of_them = tuple(Origin("url", "a", "", licence) for licence in licences)
     data = head(replace(facts, origins=all_of_them)).to_dict()
     assert {name: data[name] for name in ("license", "license_name") if name in data} == found
 

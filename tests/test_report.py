@@ -237,6 +237,26 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page]:
     return built(root, whole_run(root), manifests)
 
 
+def test_a_skills_own_data_stand_with_origin_and_licence(tmp_path: Path) -> None:
+    inputs = {"items-capitals": tmp_path / "items-capitals"}
+    counts = {"items": {"train": 1234, "validation": 5, "test": 67}, "left_out": {"equal_input": 89}}
+    write_json(inputs["items-capitals"] / "counts.json", counts)
+    identity = {
+        "inputs": {},
+        "libraries": {},
+        "config": {
+            "sources": [{"kind": "files", "paths": ["/secret/place/capitals.jsonl"], "licence": "CC0-1.0"}],
+            "places": [{"split": None, "target": None}],
+        },
+        "sources": [{"kind": "files", "files": [["capitals.jsonl", "1" * 64]]}],
+    }
+    _, page = built(tmp_path, inputs, {"items-capitals": manifest("items-capitals", identity=identity)})
+    words = page.visible
+    assert "train 1,234 validation 5 test 67 equal input 89" in words
+    assert f"capitals.jsonl files {'1' * 12} shared out CC0-1.0" in words and "/secret/place" not in words
+    assert "own data" not in built(tmp_path, {}, {})[1].visible
+
+
 def test_the_page_is_well_formed_and_needs_nothing_else(made: tuple[str, Page]) -> None:
     source, parsed = made
     assert source.startswith("<!DOCTYPE html>")

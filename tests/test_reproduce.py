@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import PATIENCE_S
 from mlflow_fixtures import Server, facts, new_tracker
 from prefect_fixtures import Api
@@ -25,13 +26,18 @@ from gptcore.adapters.mlflow_record import Record, read_record, read_text
 from gptcore.adapters.mlflow_runs import StageResult, Tracker
 from gptcore.durable import sha256_file
 from gptcore.presets import load_preset, load_skill, preset_names, skills_given, written
+from gptcore.recorded_sources import look_again
 from gptcore.reproduction import (
+    Difference,
     changes,
     code_differences,
+    data_differences,
     execution_of,
     library_differences,
     machine_differences,
+    pins_of,
     recorded_preset,
+    tasks_not_pinned,
 )
 from gptcore.verdicts import NO_REASON, contradictions_of, verdicts
 
@@ -328,6 +334,55 @@ def test_changed_data_of_a_skill_is_named(here: Made, capsys: pytest.CaptureFixt
         assert any(f"files {rows} files.rows.jsonl: " in line for line in named), named
     finally:
         rows.write_text(lines)
+
+
+def test_changed_data_of_an_installed_package_is_named(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = tmp_path / "some_words" / "locale" / "de.po"
+    catalogue.parent.mkdir(parents=True)
+    (tmp_path / "some_words" / "__init__.py").touch()
+    catalogue.write_text('msgid "Yes"\nmsgstr "Ja"\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    skill = yaml.safe_load(SKILL.replace("ROWS", "package:some_words/**/*.po"))
+    record = made.record()
+    stage = record.stages["items-capitals"]
+
+    def seen() -> list[Difference]:
+        with skills_given({"capitals": skill}):
+            preset = recorded_preset(record.preset, record.stages, "preset.yaml")
+            (own,) = [source for source in look_again(preset, recorded, tmp_path) if source.packages]
+        return data_differences([own], pins_of("# Python 3\nsome-words==1.2\n"))
+
+    then = {"kind": "files", "files": [["de.po", sha256_file(catalogue)]]}
+    recorded = {
+        "items-capitals": replace(
+            stage, manifest=replace(stage.manifest, identity={**stage.manifest.identity, "sources": [then]})
+        )
+    }
+    assert seen() == []
+    catalogue.write_text('msgid "Yes"\nmsgstr "Jawohl"\n')
+    (changed,) = seen()
+    assert changed.what == "files package:some_words/**/*.po files.de.po"
+    assert (changed.recorded, changed.here) == (then["files"][0][1], sha256_file(catalogue))
+    assert changed.way_out == "pip install some-words==1.2"
+    catalogue.unlink()
+    (lost,) = seen()
+    assert "no file matches" in str(lost.here) and lost.way_out == "pip install some-words==1.2"
+
+
+def test_what_a_standard_task_reads_unpinned_is_said(made: Made, tmp_path: Path) -> None:
+    record = made.record()
+    values = {**record.preset, "benchmark": {**record.preset["benchmark"], "tasks": ["squadv2", "hellaswag"]}}
+    preset = recorded_preset(values, record.stages, "preset.yaml")
+    stage = record.stages["pretrain"]
+    with skills_given(record.skills):
+        assert tasks_not_pinned(preset, {"pretrain": stage}, tmp_path) == []
+        (found,) = tasks_not_pinned(preset, {"pretrain": stage, "benchmark-base": stage}, tmp_path)
+    assert (
+        found.line()
+        == "unpinned data of task squadv2: no version recorded, what its own code fetches here (benchmark-base)"
+    )
 
 
 def test_a_record_is_read_from_a_server(tmp_path: Path) -> None:

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_stages import train_tiny_tokenizer, write_model
+from hub_mirror import hub_mirror
 from standard_data import write_data, write_rows
+from web_server import Answer, web_server
 
 from gptcore.adapters.lm_eval_tasks import load_standard
 from gptcore.evaluation.task_catalogue import OWN_TASKS, Catalogue, TaskFile, check_tasks, problem_of, read_task
-from gptcore.evaluation.task_data import Need, cached_commit, local_versions, needs, read_folder, versions_of
+from gptcore.evaluation.task_data import (
+    Need,
+    cached_commit,
+    local_versions,
+    needs,
+    pinned,
+    read_folder,
+    unpinned,
+    versions_of,
+)
 from gptcore.plan import difference, resolve_tasks
 from gptcore.presets import load_preset
 from gptcore.stages import identity, stages
@@ -174,6 +188,90 @@ def test_without_the_hub_its_caches_tell_the_commit(tmp_path: Path, monkeypatch:
     (held / "refs" / "main").write_text("d" * 40)
     assert cached_commit("some/data") == "d" * 40, "the hub's own cache comes first"
 
+    gone = Need("some/data", None, revision="e" * 40, tasks=["some"])
+    with (
+        DigestCache(tmp_path) as digests,
+        pytest.raises(ValueError, match=f"--repo-type dataset --revision {'e' * 40} "),
+    ):
+        versions_of([gone], closed, digests)
+    (kept,) = pinned([need], {"some/data": {"commit": commit}})
+    with DigestCache(tmp_path) as digests:
+        assert versions_of([kept], closed, digests) == {"some/data": {"commit": commit}}, "not the cache's newest"
+
+
+def test_a_recorded_commit_is_what_the_hub_is_asked_for(tmp_path: Path) -> None:
+    def info(commit: str) -> Answer:
+        body = json.dumps({"id": "Rowan/hellaswag", "sha": commit, "tags": []}).encode()
+        return Answer(body, headers={"Content-Type": "application/json"})
+
+    with web_server() as hub:
+        asked = f"/api/datasets/Rowan/hellaswag/revision/{'a' * 40}"
+        hub.answers = {"/api/datasets/Rowan/hellaswag": info("b" * 40), asked: info("a" * 40)}
+        loaded = load_preset("quickstart", ["benchmark.tasks=[hellaswag]", f"benchmark.data_dir={hub.url}"])
+        newest = [{"task_data": {"Rowan/hellaswag": {"commit": "b" * 40}}}]
+        then = {"Rowan/hellaswag": {"commit": "a" * 40}}
+        assert resolve_tasks(loaded, tmp_path) == newest
+        assert resolve_tasks(loaded, tmp_path, recorded=then) == [{"task_data": then}]
+        assert resolve_tasks(loaded, tmp_path, anew=False) == newest, "a plan goes by the newest still"
+
+
+def test_what_no_version_names_is_told(tmp_path: Path) -> None:
+    catalogue = own(
+        tmp_path / "tasks",
+        hub=TASK.format("hub"),
+        coded="task: coded\ncustom_dataset: !function code.load\noutput_type: multiple_choice\n",
+        classed="task: classed\nclass: !function code.Task\n",
+        far="task: far\ndataset_path: json\noutput_type: multiple_choice\ndataset_kwargs:\n"
+        "  data_files: {test: 'hf://datasets/some/data/a.json'}\n",
+        near="task: near\ndataset_path: json\noutput_type: multiple_choice\ndataset_kwargs: {data_files: a.json}\n",
+    )
+    code, address = "what its own code fetches", "what lies at its address"
+    tasks = check_tasks(["hub", "coded", "classed", "far", "near"], catalogue)
+    assert unpinned(tasks) == {"coded": code, "classed": code, "far": address}
+
+
+def test_a_mirror_tells_commits_and_what_it_lacks(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "tables"))
+    there, not_there = Need("Rowan/hellaswag", None, tasks=["hellaswag"]), Need("skg/toxigen-data", None)
+    with hub_mirror(data) as mirror, DigestCache(tmp_path) as digests:
+        found = versions_of([there], f"{mirror.address}/", digests)
+        assert found == {"Rowan/hellaswag": {"commit": mirror.commit("Rowan/hellaswag")}}
+        with pytest.raises(ValueError, match=f"toxigen-data not found at {mirror.address}") as refused:
+            versions_of([there, not_there], mirror.address, digests)
+        assert "Rowan/hellaswag" not in str(refused.value)
+        with pytest.raises(ValueError, match=f"has no revision 'old' at {mirror.address}"):
+            versions_of([Need("Rowan/hellaswag", None, revision="old")], mirror.address, digests)
+    with (
+        DigestCache(tmp_path) as digests,
+        pytest.raises(ValueError, match=f"cannot reach {mirror.address}: .*no cache"),
+    ):
+        versions_of([there], mirror.address, digests)
+
+
+def test_tasks_read_a_mirror(data: Path, tmp_path: Path) -> None:
+    """lm-eval's own data loading, from another address: the scores of the same files in a folder."""
+    write_model(tmp_path / "model", train_tiny_tokenizer(tmp_path), "qa")
+    answers = []
+    with hub_mirror(data) as mirror:
+        for place in (mirror.address, str(data)):
+            # HF_ENDPOINT: whatever asked the hub instead of the mirror would fail
+            done = gptmill(
+                tmp_path / "home",
+                *("bench", "lm-eval", str(tmp_path / "model"), "--tasks", "hellaswag,arc_easy", "--num-fewshot", "2"),
+                *("--data-dir", place, "--json"),
+                env={"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")},
+            )
+            assert done.returncode == 0, done.stderr[-2000:]
+            answers.append(json.loads(done.stdout.splitlines()[-1]))
+        commits = {name: mirror.commit(name.split()[0]) for name in answers[0]["task_data"]}
+    assert answers[0]["tasks"] == answers[1]["tasks"] and answers[0]["tasks"]["arc_easy"]["n"] == 10
+    assert answers[0]["task_data"] == {name: {"commit": commit} for name, commit in commits.items()}
+    commit = commits["Rowan/hellaswag"]
+    assert f"GET /datasets/Rowan/hellaswag/resolve/{commit}/data/train.jsonl" in " ".join(mirror.asked)
+
 
 def preset(data: Path, *more: str) -> list[str]:
     return ["benchmark.tasks=[hellaswag, arc_easy]", f"benchmark.data_dir={data}", *more]
@@ -204,10 +302,10 @@ def test_the_data_enters_the_keys_of_what_reads_it_and_its_place_does_not(data: 
     assert "task_data" in clear["corpus"]
 
 
-def gptmill(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def gptmill(home: Path, *arguments: str, env: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "flows", *arguments],
-        env={**os.environ, "GPTMILL_HOME": str(home), "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "GPTMILL_HOME": str(home), "HF_HUB_OFFLINE": "1", **env},
         capture_output=True,
         text=True,
         timeout=300,

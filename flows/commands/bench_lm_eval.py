@@ -12,7 +12,8 @@ from typing import Any
 
 from flows.commands.failures import one_line, refuse
 from flows.commands.use_model import load
-from gptcore.config import Benchmark
+from gptcore.config import MOST_SEEDS, Benchmark
+from gptcore.evaluation.headline import ERRORS
 from gptcore.evaluation.task_catalogue import Catalogue, check_tasks
 from gptcore.evaluation.task_data import needs, versions_of
 from gptcore.home import home
@@ -23,9 +24,15 @@ def main(options: argparse.Namespace) -> int:
     """Print a table, and with --json one JSON object after it."""
     try:
         names = tuple(name for part in options.tasks for name in part.split(",") if name)
-        for option, value, least in (("--limit", options.limit, 1), ("--num-fewshot", options.num_fewshot, 0)):
+        for option, value, least in (
+            ("--limit", options.limit, 1),
+            ("--num-fewshot", options.num_fewshot, 0),
+            ("--seeds", options.seeds, 1),
+        ):
             if value is not None and value < least:
                 raise ValueError(f"{option} {value} must be at least {least}")
+        if options.seeds > MOST_SEEDS:
+            raise ValueError(f"--seeds {options.seeds} must be at most {MOST_SEEDS}")
         if not names:
             raise ValueError("--tasks names no task, such as hellaswag")
         cache = home() / "cache"
@@ -41,7 +48,7 @@ def main(options: argparse.Namespace) -> int:
     print(table(found), file=sys.stderr if options.json else sys.stdout)
     if options.json:
         scores = {task["task"]: {"n": task["n"], "metrics": task["metrics"]} for task in found}
-        settings = {"num_fewshot": options.num_fewshot, "limit": options.limit}
+        settings = {"num_fewshot": options.num_fewshot, "limit": options.limit, "seeds": options.seeds}
         print(json.dumps({"model": options.model, **settings, "task_data": data, "tasks": scores}))
     return 0
 
@@ -52,7 +59,7 @@ def _measured(loaded: Any, names: tuple[str, ...], options: argparse.Namespace, 
     from gptcore.adapters.lm_eval import GptmillLM
     from gptcore.evaluation.task_catalogue import OWN_TASKS
 
-    config = Benchmark(tasks=names, num_fewshot=options.num_fewshot, limit=options.limit)
+    config = Benchmark(tasks=names, num_fewshot=options.num_fewshot, limit=options.limit, seeds=options.seeds)
     config = config.model_copy(update={"data_dir": options.data_dir})
     lm = GptmillLM(loaded.model, loaded.tokenizer, batch_items=64)
     found: list[dict[str, Any]] = []
@@ -71,7 +78,7 @@ def _write(folder: Path, found: list[dict[str, Any]]) -> None:
     """scores.json, and the samples of each task, as a benchmark stage leaves them."""
     from gptcore import durable
 
-    scores = {task["task"]: {k: v for k, v in task.items() if k not in ("samples", "task")} for task in found}
+    scores = {task["task"]: {k: v for k, v in task.items() if k not in ("samples", "task", "texts")} for task in found}
     durable.write_json(folder / "scores.json", {"tasks": scores})
     for task in found:
         lines = (json.dumps(sample, sort_keys=True, ensure_ascii=False) + "\n" for sample in task["samples"])
@@ -84,7 +91,7 @@ def table(found: list[dict[str, Any]]) -> str:
     lines = [f"{'task':<36} {'n':>7}  {'metric':<20} {'value':>12}  {'stderr':>9}"]
     for task in found:
         for metric, value in task["metrics"].items():
-            if metric.endswith("_stderr") or value is None:
+            if metric.endswith(ERRORS) or value is None:
                 continue
             error = task["metrics"].get(f"{metric}_stderr")
             shown = "" if error is None else f"{error:.4f}"

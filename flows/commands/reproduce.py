@@ -36,7 +36,9 @@ from gptcore.reproduction import (
     library_differences,
     machine_differences,
     pages,
+    pins_of,
     recorded_preset,
+    tasks_not_pinned,
 )
 from gptcore.stages import OUTSIDE_DIGEST, stages
 from gptcore.store import Damaged, Manifest, Store, read_json, recorded_in
@@ -82,8 +84,8 @@ def _reproduce(options: argparse.Namespace, tracker: Tracker, record: Record, at
     into = Path(options.into).absolute() if options.into else at / "reproductions" / run.run_id[:8]
     unknown = [name for name in selected if not record.stages[name].manifest.surroundings]
     seen = look_again(preset, {name: record.stages[name] for name in selected}, at)
-    data = data_differences(seen)
-    differences = [*data, *_differences(preset, record, selected)]
+    data = data_differences(seen, pins_of(record.requirements))
+    differences = [*data, *_differences(preset, record, selected, at)]
     for difference in differences:
         _tell(difference.line())
     refusal = _refusal(data, seen, unknown, record, options.anyway)
@@ -128,12 +130,13 @@ def _selected(preset: Preset, record: Record, last: str | None) -> list[str]:
 # Before any work
 
 
-def _differences(preset: Preset, record: Record, selected: Sequence[str]) -> list[Difference]:
+def _differences(preset: Preset, record: Record, selected: Sequence[str], at: Path) -> list[Difference]:
     from tasks.provenance import installed
 
     recorded = {name: record.stages[name] for name in selected}
     return [
         *pages(preset),
+        *tasks_not_pinned(preset, recorded, at / "cache"),
         *library_differences(recorded, installed()),
         *code_differences(preset, recorded),
         *machine_differences(recorded, platform.python_version()),

@@ -16,12 +16,14 @@ from gptcore import durable
 from gptcore.adapters.label_task import LabelTask
 from gptcore.adapters.lm_eval import GptmillLM
 from gptcore.adapters.lm_eval_data import Versions
+from gptcore.adapters.lm_eval_seeds import run_seeds
 from gptcore.adapters.lm_eval_tasks import OWN_TASKS, MemoryTask, SkillTask, load_standard, run_tasks, strings
 from gptcore.config import Benchmark, Finetune, Skill
 from gptcore.evaluation.baselines import baseline
 from gptcore.evaluation.headline import OVERLAP, headline_name, own_model
 from gptcore.evaluation.labels import likeliest
-from gptcore.evaluation.overlap import overlaps
+from gptcore.evaluation.overlap import overlaps, together
+from gptcore.evaluation.repeats import over_seeds
 from gptcore.evaluation.scores import ratio_stderr, score
 from gptcore.evaluation.skill_scores import DIGITS, rounded, summed
 from gptcore.hardware import resolve_device
@@ -127,38 +129,48 @@ def _skill(lm: GptmillLM, skill: Skill, tuning: Finetune, config: Benchmark, wor
         return encode_example(skill, item.fields, None, lm.text, tuning.max_input_tokens)[0]
 
     labels = LabelTask(skill, chosen, encode, lambda label: encode_target(label, lm.text)) if skill.labels else None
-    task = labels or SkillTask(skill, chosen, encode, tuning.max_target_tokens)
-    results = run_tasks(lm, {"tasks": {skill.name: task}}, config.seed)["samples"][skill.name]
-    samples = []
-    for item, result in zip(chosen, results, strict=True):
-        guess, shares = trivial(item), labels.probabilities(result) if labels else {}
-        samples.append(
-            {
-                "id": item.id,
-                "group": item.group,
-                "kind": item.kind,
-                "fields": item.fields,
-                "target": item.target,
-                "prediction": likeliest(shares) if labels else result["filtered_resps"][0],
-                **({"probabilities": rounded(shares)} if labels else {}),
-                "scores": rounded({metric: result[metric] for metric in skill.metrics if metric in result}),
-                "baseline": guess,
-                "baseline_scores": rounded(score(skill.metrics, guess, item.right, skill.language)),
-            }
-        )
-    kinds = sorted({item.kind for item in chosen})
-    per_kind = {
-        kind: summed(skill, [sample for sample in samples if sample["kind"] == kind], config.seed) for kind in kinds
-    }
-    return {
-        **summed(skill, samples, config.seed),
-        "task": skill.name,
-        "target_metric": skill.target_metric,
-        "baseline": skill.baseline,
-        "kinds": per_kind if len(kinds) > 1 else {},
-        "texts": [_pieces(item) for item in chosen],
-        "samples": samples,
-    }
+    guesses = [trivial(item) for item in chosen]
+    of_guesses = [
+        rounded(score(skill.metrics, guess, item.right, skill.language))
+        for item, guess in zip(chosen, guesses, strict=True)
+    ]
+
+    def under(seed: int) -> dict[str, Any]:
+        task = labels or SkillTask(skill, chosen, encode, tuning.max_target_tokens, seed)
+        results = run_tasks(lm, {"tasks": {skill.name: task}}, seed)["samples"][skill.name]
+        samples = []
+        for item, result, guess, guess_scores in zip(chosen, results, guesses, of_guesses, strict=True):
+            shares = labels.probabilities(result) if labels else {}
+            samples.append(
+                {
+                    "id": item.id,
+                    "group": item.group,
+                    "kind": item.kind,
+                    "fields": item.fields,
+                    "target": item.target,
+                    "prediction": likeliest(shares) if labels else result["filtered_resps"][0],
+                    **({"probabilities": rounded(shares)} if labels else {}),
+                    "scores": rounded({metric: result[metric] for metric in skill.metrics if metric in result}),
+                    "baseline": guess,
+                    "baseline_scores": guess_scores,
+                }
+            )
+        kinds = sorted({item.kind for item in chosen})
+        per_kind = {
+            kind: summed(skill, [sample for sample in samples if sample["kind"] == kind], seed) for kind in kinds
+        }
+        return {
+            **summed(skill, samples, seed),
+            "task": skill.name,
+            "target_metric": skill.target_metric,
+            "baseline": skill.baseline,
+            "kinds": per_kind if len(kinds) > 1 else {},
+            "texts": [_pieces(item) for item in chosen],
+            "samples": samples,
+        }
+
+    seeds = [config.seed, *(config.repeats if skill.decoding and not labels else ())]
+    return over_seeds({seed: under(seed) for seed in seeds})
 
 
 @functools.cache
@@ -172,9 +184,16 @@ def standard(
     lm: LM, name: str, config: Benchmark, folders: Sequence[Path], task_data: Versions | None = None
 ) -> list[dict[str, Any]]:
     """Results of a standard task, or of a group and its members; see `load_standard` for folders and errors."""
-    results = run_tasks(
-        lm, load_standard(name, folders, config.data_dir, task_data), config.seed, config.num_fewshot, config.limit
-    )
+    tasks = load_standard(name, folders, config.data_dir, task_data)
+    by_task: dict[str, dict[int, dict[str, Any]]] = {}
+    for seed, results in run_seeds(lm, tasks, config).items():
+        for found in _of_lm_eval(results, tasks.get("groups", {})):
+            by_task.setdefault(found["task"], {})[seed] = found
+    return [over_seeds(runs) for runs in by_task.values()]
+
+
+def _of_lm_eval(results: Mapping[str, Any], groups: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """lm-eval's results as they stand in scores.json, with their samples. groups: with their tasks."""
     found = []
     for task, values in results["results"].items():
         if "sample_len" not in values:  # a group whose members stand for themselves: it sums nothing up
@@ -199,16 +218,17 @@ def standard(
         plain = json.loads(json.dumps(samples, default=_plain))
         measured = {sample["doc_id"]: sample["doc"] for sample in results["samples"].get(task, [])}
         texts = [list(strings(document)) for document in measured.values()]
-        found.append(
-            {"task": task, "n": values["sample_len"], "metrics": rounded(metrics), "texts": texts, "samples": plain}
-        )
+        members = {"members": [of.task_name for of in groups[task].get_all_tasks()]} if task in groups else {}
+        result = {"task": task, "n": values["sample_len"], "metrics": rounded(metrics), **members}
+        found.append({**result, "texts": texts, "samples": plain})
     return found
 
 
 def _add_overlap(tasks: Mapping[str, dict[str, Any]], skills: Mapping[str, Skill], work: Work) -> None:
-    """Beside the scores of every task that has items: how many of them share 13 words with the training text.
+    """Beside the scores of every task: how many of its items share 13 words with the training text.
 
-    The `texts` of each task go. The corpus is gone through once for all; a skill's own data counts for it alone.
+    The `texts` of each task go. The corpus is gone through once for all; a skill's own data counts for it alone. A
+    group of tasks has the items of its members.
     """
     texts = {name: pieces for name, task in tasks.items() if (pieces := task.pop("texts", None))}
     training = (document.text for document in read_documents(work.inputs["corpus"], "train"))
@@ -217,13 +237,16 @@ def _add_overlap(tasks: Mapping[str, dict[str, Any]], skills: Mapping[str, Skill
         for name, skill in skills.items()
         if skill.data and name in texts
     }
-    for name, found in overlaps(texts, training, own).items():
-        tasks[name]["metrics"][OVERLAP] = round(found.share, DIGITS)
-        tasks[name][OVERLAP] = {
-            "n": found.items,
-            "with_13_words": found.long_enough,
-            "overlapping": found.overlapping,
-        }
+    found = overlaps(texts, training, own)
+    for name, task in tasks.items():
+        if counts := [found[member] for member in task.get("members", [name]) if member in found]:
+            every = together(counts)
+            task["metrics"][OVERLAP] = round(every.share, DIGITS)
+            task[OVERLAP] = {
+                "n": every.items,
+                "with_13_words": every.long_enough,
+                "overlapping": every.overlapping,
+            }
 
 
 def _pieces(item: Item) -> list[str]:
@@ -232,8 +255,8 @@ def _pieces(item: Item) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as numbers, anything else as text."""
-    return value.item() if hasattr(value, "item") else str(value)
+    """NumPy's numbers and arrays as numbers and lists, anything else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _headline(tasks: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, float]:

@@ -93,9 +93,9 @@ class GptmillLM(TemplateLM):  # type: ignore[misc]
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Greedy text until the end-of-text token, a stop string, or `max_gen_toks`; what has ended leaves the batch.
 
-        `prompt_ids` among a request's arguments stand for its text; `decoding` is a skill's own, which may look at
-        `text`. A prompt of text gets an answer of half the context at most, and loses its beginning where the two do
-        not fit.
+        `prompt_ids` among a request's arguments stand for its text; `decoding` is a skill's own, which draws by `seed`
+        and may look at `text`. A prompt of text gets an answer of half the context at most, and loses its beginning
+        where the two do not fit.
         """
         prompts, limits, stops = [], [], []
         for request in requests:
@@ -121,8 +121,8 @@ class GptmillLM(TemplateLM):  # type: ignore[misc]
                 chosen = [prompts[i] for i in batch], [limits[i] for i in batch]
                 decoding = requests[batch[0]].args[1].get("decoding")  # a task's requests have the same
                 if decoding:
-                    texts = [requests[i].args[1]["text"] for i in batch]
-                    written = chosen_answers(self.model, self.text, *chosen, decoding, texts)
+                    texts, seed = [requests[i].args[1]["text"] for i in batch], requests[batch[0]].args[1]["seed"]
+                    written = chosen_answers(self.model, self.text, *chosen, decoding, texts, seed)
                 else:
                     made = generate(self.model, *chosen, {self.text.eot}, until=ended)
                     written = [self.text.decode(answer.tokens) for (answer,) in made]

@@ -63,8 +63,10 @@ class MemoryTask(ConfigurableTask):  # type: ignore[misc]
 class SkillTask(MemoryTask):
     """Generated answers to a skill's items. Prompts travel as token ids, made by the one function that builds them."""
 
-    def __init__(self, skill: Skill, items: Sequence[Item], encode: Callable[[Item], list[int]], limit: int) -> None:
-        """`limit`: new tokens at most."""
+    def __init__(
+        self, skill: Skill, items: Sequence[Item], encode: Callable[[Item], list[int]], limit: int, seed: int = 1
+    ) -> None:
+        """`limit`: new tokens at most. `seed`: of answers that are drawn; 1 gives those of a served model."""
         documents = [
             {
                 "id": item.id,
@@ -82,7 +84,7 @@ class SkillTask(MemoryTask):
         def scored(document: dict[str, Any], results: list[str]) -> dict[str, float]:
             return score(metrics, results[0], document["right"], skill.language)
 
-        self._limit, self._skill = limit, skill
+        self._limit, self._skill, self._seed = limit, skill, seed
         super().__init__(
             "skill",
             documents,
@@ -96,7 +98,8 @@ class SkillTask(MemoryTask):
         request = super().construct_requests(doc, ctx, **kwargs)
         generation = {"max_gen_toks": self._limit, "prompt_ids": doc["prompt_ids"]}
         if self._skill.decoding:
-            generation |= {"decoding": self._skill.decoding, "text": doc["fields"][self._skill.truncate]}
+            text, seed = doc["fields"][self._skill.truncate], self._seed - 1  # a served model draws by seed 0
+            generation |= {"decoding": self._skill.decoding, "text": text, "seed": seed}
         request.arguments = (ctx, {**deepcopy(self.config.generation_kwargs), **generation})
         return request
 

@@ -47,7 +47,7 @@ def model_card(facts: Facts) -> str:
         "Benchmark": _benchmark(facts),
         "Safety": _safety(facts),
         "Limits": "\n".join(f"- {limit}" for limit in _limits(facts)),
-        "Licences of the sources": _licences(facts.origins, facts.start),
+        "Licences of the sources": _licences(facts),
         "Digests": _digests(facts),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
@@ -61,18 +61,19 @@ def model_card(facts: Facts) -> str:
 
 def head(facts: Facts) -> ModelCardData:
     """The card's metadata. What is not known is left out."""
-    datasets = [o.name for o in facts.origins if o.kind == "hub" and o.version]
-    languages = dict.fromkeys(code for origin in facts.origins for code in origin.languages)
+    read = facts.trained_on
+    datasets = dict.fromkeys(o.name for o in read if o.kind == "hub" and o.version)
+    languages = dict.fromkeys(code for origin in read for code in origin.languages)
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation",
         language=list(languages) or None,
         tags=["gptmill", facts.skill.name, facts.shape.family],
-        datasets=datasets or None,
+        datasets=list(datasets) or None,
         metrics=list(facts.skill.metrics),
         model_name=facts.name,
         eval_results=list(_results(facts)),
-        **_licence_of_head([*(origin.licence for origin in facts.origins), *([None] if facts.start else [])]),
+        **_licence_of_head([*(origin.licence for origin in read), *([None] if facts.start else [])]),
     )
 
 
@@ -167,7 +168,12 @@ def _data(facts: Facts) -> str:
     if held:
         texts.append(f"Held out whole, for the benchmark alone: {', '.join(held)}.")
     found = facts.tuning.metrics[f"{facts.tuning.stage}/items"]
-    texts.append(f"Fine-tuning for {facts.skill.name} read {found:,.0f} items made from documents of the train split.")
+    if facts.own:
+        counts = ", ".join(f"{split} {count:,}" for split, count in facts.own_items.items())
+        made = f"of data of its own ({counts}), whose sources are below, too"
+    else:
+        made = "made from documents of the train split"
+    texts.append(f"Fine-tuning for {facts.skill.name} read {found:,.0f} items {made}.")
     return "\n\n".join(texts)
 
 
@@ -244,12 +250,13 @@ def _limits(facts: Facts) -> Iterator[str]:
     few = f", under the {ENOUGH_TOKENS} with which a budget is spent best" if share < ENOUGH_TOKENS else ""
     small = "It is small: " if parameters < SMALL else "It has "
     passes, text = read / facts.metric("tokens/train"), _listed(facts.origins)
+    own = f", and in fine-tuning the items of {facts.skill.name}" if facts.own else ""
     if facts.start:
         yield f"{small}{parameters:,.0f} parameters. What the model had read that it went on from is not known here."
-        yield f"Since then it has read {read:,.0f} tokens: {text}, {passes:.3g} times over."
+        yield f"Since then it has read {read:,.0f} tokens: {text}, {passes:.3g} times over{own}."
     else:
         yield f"{small}{parameters:,.0f} parameters, pretrained on {read:,.0f} tokens, {share:.3g} a parameter{few}."
-        yield f"It has read nothing but {text}, {passes:.3g} times over, and knows nothing else."
+        yield f"It has read nothing but {text}, {passes:.3g} times over{own}: it knows nothing else."
     languages = sorted({code for origin in facts.origins for code in origin.languages})
     silent = sorted({o.name for o in facts.origins if not o.languages})
     known = f"Languages of its text: {', '.join(languages) or 'unknown'}"
@@ -287,16 +294,26 @@ def _listed(found: Sequence[Origin]) -> str:
     return " and ".join([f"the docstrings of {which}", *others] if packages else others)
 
 
-def _licences(found: Sequence[Origin], start: object) -> str:
-    rows = [
-        (o.name, o.kind, _code(o.version), f"{o.documents:,}", f"{o.bytes:,}", o.licence or "unknown") for o in found
-    ]
-    unknown = sum(origin.licence is None for origin in found)
-    said = f"Of {unknown} of {len(found)} sources the licence is unknown here: ask their owners." if unknown else ""
-    begun = "That of the model it went on from is not recorded. " if start else ""
+def _licences(facts: Facts) -> str:
+    every = [*facts.origins, *facts.own]
+    unknown = sum(origin.licence is None for origin in every)
+    said = f"Of {unknown} of {len(every)} sources the licence is unknown here: ask their owners." if unknown else ""
+    begun = "That of the model it went on from is not recorded. " if facts.start else ""
     text = f"As the sources word them. {said} {begun}No licence was chosen for the weights themselves."
+    rows = [(*_named(o), f"{o.documents:,}", f"{o.bytes:,}", o.licence or "unknown") for o in facts.origins]
     columns = ("source", "kind", "version", "training documents", "bytes", "licence")
-    return f"{text.replace('  ', ' ')}\n\n" + _table(columns, rows)
+    texts = [text.replace("  ", " "), _table(columns, rows)]
+    if facts.own:
+        own = [(*_named(o), o.split or "shared out", o.licence or "unknown") for o in facts.own]
+        texts += [
+            f"The items of {facts.skill.name}:",
+            _table(("source", "kind", "version", "split", "licence"), own),
+        ]
+    return "\n\n".join(texts)
+
+
+def _named(origin: Origin) -> tuple[str, str, str]:
+    return origin.name, origin.kind, _code(origin.version)
 
 
 def _digests(facts: Facts) -> str:

@@ -13,9 +13,11 @@ from gptcore.durable import sha256_file
 from gptcore.model.gpt import GPTConfig
 from gptcore.model.weights import read_config
 from gptcore.store import MANIFEST, Manifest
-from gptcore.text.licences import Origin, origins
+from gptcore.text.documents import SPLITS
+from gptcore.text.licences import Origin, origins, own_origins
+from gptcore.text.skill_items import COUNTS, stage_of
 
-NOT_SCORES = ("_stderr", "_base", "_baseline", "overlap_13gram")
+NOT_SCORES = ("_stderr", "_seed_std", "_base", "_baseline", "overlap_13gram")
 """Endings of what stands in other columns, and of what tells of the test items, not of the model."""
 
 
@@ -35,6 +37,11 @@ class Facts:
     """`corpus.sources` of the preset."""
     data_card: dict[str, Any]
     origins: tuple[Origin, ...]
+    """Of the corpus."""
+    own: tuple[Origin, ...]
+    """Of the skill's own data; none where its items are made from the corpus."""
+    own_items: dict[str, int]
+    """Items of these by split."""
     tasks: dict[str, Any]
     """The benchmark's results by task."""
     base: dict[str, Any]
@@ -63,6 +70,11 @@ class Facts:
         parts = self.manifests["pretrain"].identity.get("init", {})
         return {name: digest for part in parts.values() for name, digest in part.items()}
 
+    @property
+    def trained_on(self) -> tuple[Origin, ...]:
+        """Of all that weights were made from."""
+        return (*self.origins, *(origin for origin in self.own if origin.split in (None, "train")))
+
     def metric(self, name: str) -> float:
         """A stage's headline metric, by its stable name."""
         return self.manifests[name.partition("/")[0]].metrics[name]
@@ -79,14 +91,23 @@ class Facts:
 def gather(name: str, skill: Skill, items: str, inputs: Mapping[str, Path], hf_dir: Path) -> Facts:
     """Read what a card needs. items: digest of the test items; hf_dir: holds the weights.
 
-    Inputs: `corpus`, `tokenizer`, `tokens`, `pretrain`, and the skill's finetune and benchmark and the base's, each
-    with its manifest. FileNotFoundError where one is absent, ValueError where a manifest is none.
+    Inputs: `corpus`, `tokenizer`, `tokens`, `pretrain`, the skill's finetune and benchmark and the base's, its items if
+    it has data of its own, each with its manifest. FileNotFoundError where one is absent, ValueError where a manifest
+    is none.
     """
     tuned, measured = f"finetune-{skill.name}", f"benchmark-{skill.name}"
-    stages = ("corpus", "tokenizer", "tokens", "pretrain", tuned, "benchmark-base", measured)
+    made = stage_of(skill)
+    stages = (*([made] if made else []), "corpus", "tokenizer", "tokens", "pretrain", tuned, "benchmark-base", measured)
     manifests = {stage: Manifest.parse((inputs[stage] / MANIFEST).read_bytes()) for stage in stages}
     sources = manifests["corpus"].identity["config"]["sources"]
     data_card = json.loads((inputs["corpus"] / "data_card.json").read_bytes())
+    own: tuple[Origin, ...] = ()
+    counts: dict[str, int] = {}
+    if made:
+        asked, versions = manifests[made].identity["config"], manifests[made].identity["sources"]
+        own = tuple(own_origins(asked["sources"], versions, asked["places"]))
+        found = json.loads((inputs[made] / COUNTS).read_bytes())["items"]
+        counts = {split: found[split] for split in SPLITS}
     limits = json.loads((inputs[tuned] / "skill.json").read_bytes())
     samples = [
         json.loads(line) for line in (inputs[measured] / f"samples-{skill.name}.jsonl").read_bytes().splitlines()
@@ -100,6 +121,8 @@ def gather(name: str, skill: Skill, items: str, inputs: Mapping[str, Path], hf_d
         sources,
         data_card,
         tuple(origins(sources, data_card)),
+        own,
+        counts,
         json.loads((inputs[measured] / "scores.json").read_bytes())["tasks"],
         json.loads((inputs["benchmark-base"] / "scores.json").read_bytes())["tasks"],
         min(samples, key=lambda sample: sum(map(len, sample["fields"].values()))),

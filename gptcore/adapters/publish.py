@@ -31,6 +31,7 @@ from gptcore.config import Publish, Skill, counterpart
 from gptcore.durable import locked, place, sha256_json, write_bytes, write_json
 from gptcore.evaluation.gate import Evidence, score_of
 from gptcore.evaluation.measured import recorded
+from gptcore.evaluation.repeats import each_once
 from gptcore.model.weights import read_config
 from gptcore.store import read_json
 from gptcore.work import Outcome, Work
@@ -58,7 +59,8 @@ def publish(
 ) -> Outcome:
     """Publish every skill's model. Inputs: `finetune-<skill>` and `benchmark-<skill>` of each, `benchmark-base`.
 
-    For the model cards also `corpus`, `tokenizer`, `tokens`, `pretrain`, and every input's manifest.
+    For the model cards also `corpus`, `tokenizer`, `tokens`, `pretrain`, `items-<skill>` of a skill with data of its
+    own, and every input's manifest.
 
     1. Write all Hugging Face directories; a wrong one stops here, before anything is registered. A network that no
     class of transformers computes has none.
@@ -147,7 +149,7 @@ def measure(skill: Skill, inputs: Mapping[str, Path]) -> Measured:
             if f"{metric}{ending}" in base:
                 metrics[f"{name}/{metric}_base{ending}"] = base[f"{metric}{ending}"]
     lines = (directory / f"samples-{name}.jsonl").read_bytes().splitlines()
-    samples = [json.loads(line) for line in lines]
+    samples = each_once([json.loads(line) for line in lines])
     digest = sha256_json([[sample["id"], sample["fields"], sample["target"]] for sample in samples])
     return Measured(metrics, f"{name}-test", digest, samples[0]["fields"])
 

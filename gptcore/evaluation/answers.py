@@ -34,14 +34,15 @@ def chosen_answers(
     limits: int | Sequence[int],
     decoding: Decoding,
     texts: Sequence[str],
+    seed: int = 0,
 ) -> list[str]:
     """Of several answers drawn to every prompt the one most like the others.
 
     limits: new tokens at most. texts: what each prompt is about, whose first sentence may have a say. What is drawn
-    follows from the prompt alone, so that an answer is the same whatever stands beside it.
+    follows from the seed and the prompt alone, so that an answer is the same whatever stands beside it.
     """
     draw, samples = Sampling(temperature=decoding.temperature), decoding.samples
-    found = generate(model, prompts, limits, {tokenizer.eot}, draw, samples=samples)
+    found = generate(model, prompts, limits, {tokenizer.eot}, draw, samples=samples, seed=seed)
     return [
         most_alike([tokenizer.decode(answer.tokens) for answer in group], lead_sentence(text), decoding.lead_weight)
         for group, text in zip(found, texts, strict=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from gptcore.evaluation.headline import BASELINE, OVERLAP, STDERR
+from gptcore.evaluation.headline import BASELINE, ERRORS, OVERLAP, STDERR
 from gptcore.evaluation.holm import holm
 from gptcore.evaluation.seeds import with_seeds
 
@@ -132,7 +132,7 @@ def differences(a: Sequence[Metrics], b: Sequence[Metrics], paired: Found) -> di
     paired: by metric, its difference over the same items, or why there is none.
     """
     shared = set.intersection(*(set(metrics) for metrics in (*a, *b)))
-    names = sorted(name for name in shared if not name.endswith(STDERR))
+    names = sorted(name for name in shared if not name.endswith(ERRORS))
     return {name: _delta(name, a, b, paired.get(name)) for name in names}
 
 
@@ -222,8 +222,10 @@ def _judge(name: str, delta: Delta, corrected: float | None) -> Delta:
 
 
 def direction(name: str) -> int | None:
-    """1 where higher is better, -1 where lower is, None where neither can be said (counts, sizes)."""
+    """1 where higher is better, -1 where lower is, None where neither can be said (counts, sizes, errors)."""
     measure = name.rsplit("/", 1)[-1].removeprefix("val_")
+    if measure.endswith(ERRORS):
+        return None
     if measure.startswith(LOWER_IS_BETTER):
         return -1
     return 1 if measure.startswith(HIGHER_IS_BETTER) else None

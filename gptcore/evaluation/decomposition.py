@@ -6,7 +6,6 @@ used only where it gives the recorded figure again.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,22 +40,39 @@ class Parts:
     items: Sums  # (n, k)
     figure: Figure
 
-    def of(self, chosen: slice) -> float:
+    def of(self, chosen: Sequence[int]) -> float:
         """The figure of some of the items."""
-        return float(self.figure(self.items[chosen].sum(axis=0)))
+        return float(self.figure(self.items[np.asarray(chosen)].sum(axis=0)))
 
 
 def decompose(metric: str, samples: Sequence[Sequence[Sample]], recorded: Sequence[float], column: str) -> Parts:
     """The parts of several models' items, each model's after those of the one before it.
 
-    column: `scores` or `baseline_scores`. Raises NotPaired where no form gives every model's recorded figure.
+    column: `scores` or `baseline_scores`. Of items under several seeds a figure is the mean of the seeds' figures.
+    Raises NotPaired where no form gives every model's recorded figure.
     """
     ends = np.cumsum([0, *map(len, samples)]).tolist()
+    models = [_by_seed(each, start) for each, start in zip(samples, ends, strict=False)]
     for parts in _forms(metric, [sample for each in samples for sample in each], column):
-        found = [parts.of(slice(start, end)) for start, end in itertools.pairwise(ends)]
+        found = [math.fsum(parts.of(rows) for rows in seeds) / len(seeds) for seeds in models]
         if all(abs(f - r) <= AS_RECORDED * max(1.0, abs(r)) for f, r in zip(found, recorded, strict=True)):
             return parts
     raise NotPaired("how the figure follows from its items is not known")
+
+
+def _by_seed(samples: Sequence[Sample], start: int) -> list[list[int]]:
+    """Row numbers of a model's samples, one list a seed; the first sample is row `start`."""
+    seeds: dict[Any, list[int]] = {}
+    for row, sample in enumerate(samples, start):
+        seeds.setdefault(sample.get("seed"), []).append(row)
+    return list(seeds.values())
+
+
+def mean_over_seeds(figure: Figure, seeds: int) -> Figure:
+    """The mean of the seeds' figures, of sums in which every seed has a block: (..., seeds * k)."""
+    if seeds == 1:
+        return figure
+    return lambda sums: figure(sums.reshape(*sums.shape[:-1], seeds, -1)).mean(axis=-1)
 
 
 def _forms(metric: str, samples: Sequence[Sample], column: str) -> Iterator[Parts]:

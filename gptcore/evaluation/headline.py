@@ -7,6 +7,10 @@ from typing import Any
 
 HELDOUT = "heldout"
 BASELINE, OVERLAP, STDERR = "_baseline", "overlap_13gram", "_stderr"
+SEED_STD = "_seed_std"
+"""Of a score that was measured under several seeds: the standard deviation between them."""
+ERRORS = (STDERR, SEED_STD)
+"""Endings of what tells how sure a score is."""
 
 
 def own_model(task: str, result: Mapping[str, Any]) -> str:
@@ -25,6 +29,7 @@ def headline_name(task: str, name: str, ending: str, model: str, own: str) -> st
     Any other score ends in the name of its model. name: as in scores.json. ending: `_<kind>` of a kind of item, else
     nothing. model: `base`, or a skill.
     """
-    stem, stderr = name.removesuffix(STDERR), STDERR if name.endswith(STDERR) else ""
+    error = next((end for end in ERRORS if name.endswith(end)), "")
+    stem = name.removesuffix(error)
     of_model = model != own and not stem.endswith(BASELINE) and stem != OVERLAP
-    return f"{task}/{stem}{ending}{f'_{model}' if of_model else ''}{stderr}"
+    return f"{task}/{stem}{ending}{f'_{model}' if of_model else ''}{error}"

@@ -7,6 +7,7 @@ for name, found in paired_differences(directory_a, directory_b, "qa").items():  
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from gptcore.evaluation.decomposition import NotPaired, Sample, decompose
-from gptcore.evaluation.headline import BASELINE, OVERLAP, STDERR, headline_name, own_model
+from gptcore.evaluation.decomposition import NotPaired, Sample, decompose, mean_over_seeds
+from gptcore.evaluation.headline import BASELINE, ERRORS, OVERLAP, headline_name, own_model
 from gptcore.evaluation.paired import PairedDifference, difference
 
 FEWEST = 10
@@ -72,7 +73,7 @@ def figures(directory: Path, model: str | None) -> dict[str, Figure]:
         samples, own = _samples(directory / f"samples-{task}.jsonl"), own_model(task, result)
         for ending, metrics, chosen in _parts(result, samples):
             for name, value in metrics.items():
-                if value is not None and name != OVERLAP and not name.endswith(STDERR):
+                if value is not None and name != OVERLAP and not name.endswith(ERRORS):
                     every[headline_name(task, name, ending, model or own, own)] = _figure(name, float(value), chosen)
     return every
 
@@ -126,35 +127,48 @@ def paired(a: Sequence[Figure], b: Sequence[Figure]) -> PairedDifference:
     models = [*a, *b]
     if not all(model.samples for model in models):
         raise NotPaired("it has no items of its own")
-    rows = _shared([model.samples for model in models])
+    rows = _shared([model.samples for model in models])  # of each item, of each model: one a seed
     if len(rows) < FEWEST:
         raise NotPaired(f"{len(rows)} items are in both, at least {FEWEST} are needed")
     parts = decompose(a[0].metric, [m.samples for m in models], [m.value for m in models], a[0].column)
     starts = np.cumsum([0, *(len(model.samples) for model in models[:-1])])
-    items = parts.items[np.array(rows) + starts]  # (items, models, k)
-    chosen = [a[0].samples[row[0]] for row in rows]
+    seeds = math.lcm(*(len(of_model) for row in rows for of_model in row))
+    table = np.array([[np.resize(of_model, seeds) for of_model in row] for row in rows])  # fewer seeds go round again
+    items = parts.items[table + starts[:, None]]  # (items, models, seeds, k)
+    chosen = [a[0].samples[row[0][0]] for row in rows]
     groups = [str(sample["group"]) for sample in chosen] if all("group" in sample for sample in chosen) else None
     if groups and len(set(groups)) < 2:
         raise NotPaired("all items are of one group")
-    found = difference(items[:, : len(a)].mean(axis=1), items[:, len(a) :].mean(axis=1), parts.figure, groups)
-    return replace(found, left_out=(len(a[0].samples) - len(rows), len(b[0].samples) - len(rows)))
+    of_a, of_b = (
+        group.mean(axis=1).reshape(len(rows), -1) for group in (items[:, : len(a)], items[:, len(a) :])
+    )  # (items, seeds * k)
+    found = difference(of_a, of_b, mean_over_seeds(parts.figure, seeds), groups)
+    every = [len({sample["id"] for sample in group[0].samples}) for group in (a, b)]
+    return replace(found, left_out=(every[0] - len(rows), every[1] - len(rows)))
 
 
-def _shared(models: Sequence[Sequence[Sample]]) -> list[list[int]]:
-    """Row numbers of each item that all models have, one a model."""
-    places = [{_identity(sample): number for number, sample in enumerate(samples)} for samples in models]
-    rows = []
+def _shared(models: Sequence[Sequence[Sample]]) -> list[list[list[int]]]:
+    """Of each item that all models have its row numbers: one list a model, one row a seed."""
+    places = [_places(samples) for samples in models]
+    shared = []
     for identity, first in places[0].items():
-        row = [first, *(place[identity] for place in places[1:] if identity in place)]
-        if len(row) == len(models) and all(
-            _same(models[0][first], samples[number]) for samples, number in zip(models[1:], row[1:], strict=True)
+        rows = [place[identity] for place in places if identity in place]
+        if len(rows) == len(models) and all(
+            _same(models[0][first[0]], samples[of_model[0]])
+            for samples, of_model in zip(models[1:], rows[1:], strict=True)
         ):
-            rows.append(row)
-    return rows
+            shared.append(rows)
+    return shared
 
 
-def _identity(sample: Sample) -> tuple[Any, ...]:
-    return sample["id"], sample.get("seed")
+def _places(samples: Sequence[Sample]) -> dict[Any, list[int]]:
+    """Row numbers of each item by its id, in the order of the seeds under which it was measured."""
+    places: dict[Any, dict[Any, int]] = {}
+    for number, sample in enumerate(samples):
+        places.setdefault(sample["id"], {})[sample.get("seed")] = number
+    return {
+        identity: [seeds[seed] for seed in sorted(seeds, key=lambda s: s or 0)] for identity, seeds in places.items()
+    }
 
 
 def _same(a: Sample, b: Sample) -> bool:

@@ -44,6 +44,15 @@ class Overlap:
         return self.overlapping / self.items if self.items else 0.0
 
 
+def together(tasks: Sequence[Overlap]) -> Overlap:
+    """The counts of several tasks' items as one."""
+    return Overlap(
+        sum(task.items for task in tasks),
+        sum(task.long_enough for task in tasks),
+        sum(task.overlapping for task in tasks),
+    )
+
+
 def overlaps(
     tasks: Mapping[str, Sequence[Sequence[str]]], training: Iterable[str], own: Mapping[str, Iterable[str]] = {}
 ) -> dict[str, Overlap]:

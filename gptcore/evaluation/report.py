@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from gptcore.config import Preset
 from gptcore.durable import write_bytes
 from gptcore.evaluation.headline import STDERR
-from gptcore.evaluation.report_data import corpus, published, tokenizer
+from gptcore.evaluation.report_data import corpus, own_data, published, tokenizer
 from gptcore.evaluation.report_differences import from_base
 from gptcore.evaluation.report_lineage import asked, lineage, reproduce
 from gptcore.evaluation.report_scores import Scores, benchmarks, read_scores, safety, samples_of
@@ -39,6 +39,7 @@ def build_report(preset: Preset, manifests: Mapping[str, Manifest], work: Work) 
         ("Samples", samples_of(work.inputs, scores)),
         ("Published models", published(work.inputs)),
         ("Corpus", corpus(work.inputs)),
+        *([("Skills' own data", own)] if (own := own_data(work.inputs, manifests)) else []),
         ("Tokenizer", tokenizer(work.inputs)),
         ("Lineage", lineage(manifests)),
         ("Cost", cost(manifests)),

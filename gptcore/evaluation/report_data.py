@@ -1,4 +1,4 @@
-"""The report's sections on the corpus, the tokenizer and the published models."""
+"""The report's sections on the corpus, skills' own data, the tokenizer and the published models."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 
 from gptcore.evaluation.report_words import DASH, NOT_MEASURED, flat, number, size
 from gptcore.html_page import Markup, code, element, folded, joined, paragraph, table
+from gptcore.store import Manifest
 from gptcore.text.data_card_page import processing
 from gptcore.text.documents import SPLITS
+from gptcore.text.licences import own_origins
+from gptcore.text.skill_items import COUNTS
 from gptcore.text.sources import labels_of
 
 
@@ -89,6 +92,27 @@ def corpus(inputs: Mapping[str, Path]) -> Markup:
         listed = table(("package", "version", "held out", "documents", "text"), packages, (3, 4))
         pieces.append(folded(f"Packages and their versions: {len(packages)}", listed))
     pieces += [folded(title, content) for title, content in processing(data)]
+    return joined(pieces)
+
+
+def own_data(inputs: Mapping[str, Path], manifests: Mapping[str, Manifest]) -> Markup:
+    """Of each skill with data of its own: its items, and where they come from under which licence."""
+    pieces: list[Markup] = []
+    for stage, manifest in manifests.items():
+        if not stage.startswith("items-"):
+            continue
+        skill, counts = stage.removeprefix("items-"), stage_json(inputs, stage, COUNTS)
+        pieces.append(element("h3", skill))
+        if counts is not None:
+            found = [(split, counts["items"][split]) for split in SPLITS]
+            found += [(w.replace("_", " "), n) for w, n in counts["left_out"].items()]
+            pieces.append(table(("items", "number"), [(what, f"{count:,}") for what, count in found], (1,)))
+        asked, versions = manifest.identity["config"], manifest.identity["sources"]
+        rows = [
+            (o.name, o.kind, code(o.version[:12]), o.split or "shared out", o.licence or "unknown")
+            for o in own_origins(asked["sources"], versions, asked["places"])
+        ]
+        pieces.append(table(("source", "kind", "version", "split", "licence"), rows))
     return joined(pieces)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gptcore.evaluation.comparison import Delta, Verdict, differences, direction, judged
-from gptcore.evaluation.headline import BASELINE
+from gptcore.evaluation.headline import BASELINE, STDERR
 from gptcore.evaluation.measured import paired_differences, recorded
 from gptcore.evaluation.report_words import DASH
 from gptcore.html_page import Markup, joined, text
@@ -45,8 +45,12 @@ def from_base(benchmarks: Mapping[str, Path]) -> Differences:
 
 
 def _own(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Figures of the model itself that have a direction, with their errors."""
-    return {name: of for name, of in metrics.items() if direction(name) is not None and BASELINE not in name}
+    """Figures of the model itself that have a direction, with their standard errors."""
+    return {
+        name: value
+        for name, value in metrics.items()
+        if direction(name.removesuffix(STDERR)) is not None and BASELINE not in name
+    }
 
 
 def difference(delta: Delta | None) -> Markup:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gptcore.evaluation.comparison import ABOUT_OTHERS
-from gptcore.evaluation.headline import STDERR
+from gptcore.evaluation.headline import ERRORS, SEED_STD, STDERR
+from gptcore.evaluation.repeats import each_once
 from gptcore.evaluation.report_data import stage_json
 from gptcore.evaluation.report_differences import EXPLAINED, Differences, difference
 from gptcore.evaluation.report_plots import Bars, bars
@@ -36,7 +37,10 @@ def benchmarks(scores: Mapping[str, Scores], from_base: Differences) -> Markup:
     tasks = list(dict.fromkeys(task for results in scores.values() for task in results))
     if not tasks:
         return NOT_MEASURED
-    explained = "Value ± standard error, with the 95 % interval under it." + (f" {EXPLAINED}" if from_base else "")
+    repeated = any("seeds" in result for results in scores.values() for result in results.values())
+    spread = " sd: the standard deviation between seeds, where something is drawn." if repeated else ""
+    compared = f" {EXPLAINED}" if from_base else ""
+    explained = f"Value ± standard error, with the 95 % interval under it.{spread}{compared}"
     every = [_task(task, {m: r[task] for m, r in scores.items() if task in r}, from_base) for task in tasks]
     return joined([paragraph(explained, "soft"), *every])
 
@@ -57,7 +61,8 @@ def _task(task: str, results: Mapping[str, Mapping[str, Any]], from_base: Differ
     """One task's tables: results by the model measured."""
     models = sorted(results, key=lambda model: (model == "base", model != task))  # a skill's own model first, base last
     first = results[models[0]]
-    pieces = [element("h3", f"{task}: {first['n']:,} items")]
+    seeds = f" under {len(first['seeds'])} seeds" if "seeds" in first else ""
+    pieces = [element("h3", f"{task}: {first['n']:,} items{seeds}")]
     own = list(own_metrics(first["metrics"]))
     compared = {model: from_base[model] for model in models if model in from_base}
     pieces.append(_metric_table(task, [("", first["n"], {m: results[m]["metrics"] for m in models})], own, compared))
@@ -88,9 +93,9 @@ Row = tuple[str, int, Mapping[str, Mapping[str, float | None]]]
 
 
 def own_metrics(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """Measures of the model itself: no standard error, no baseline, no overlap."""
+    """Measures of the model itself: no error, no baseline, no overlap."""
     for name in metrics:
-        if not name.endswith((STDERR, *ABOUT_OTHERS)) and name != "overlap_13gram":
+        if not name.endswith((*ERRORS, *ABOUT_OTHERS)) and name != "overlap_13gram":
             yield name
 
 
@@ -123,7 +128,7 @@ def _metric_table(
 
 
 def _cell(metrics: Mapping[str, float | None], name: str) -> Markup:
-    return with_error(metrics.get(name), metrics.get(name + STDERR))
+    return with_error(metrics.get(name), metrics.get(name + STDERR), metrics.get(name + SEED_STD))
 
 
 def _kind_bars(task: str, metric: str, rows: Sequence[Row], models: Sequence[str]) -> str:
@@ -146,7 +151,7 @@ def samples_of(inputs: Mapping[str, Path], scores: Mapping[str, Scores]) -> Mark
             pieces.append(paragraph(f"{skill}: no samples were kept.", "soft"))
             continue
         with path.open(encoding="utf-8") as lines:
-            every = [json.loads(line) for line in lines]
+            every = each_once([json.loads(line) for line in lines])
         best, worst = extremes(every, result["target_metric"])
         pieces.append(element("h3", f"{skill}: best, where the baseline is far off"))
         pieces.append(_side(best, result["target_metric"], "right"))

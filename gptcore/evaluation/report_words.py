@@ -22,12 +22,13 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.3f}" if 0.1 <= abs(value) < 10 else f"{value:.4g}"
 
 
-def with_error(value: float | None, error: float | None) -> Markup:
-    """`0.483 ± 0.022`, and the 95 % interval in small under it."""
+def with_error(value: float | None, error: float | None, spread: float | None = None) -> Markup:
+    """`0.483 ± 0.022`, and in small under it the 95 % interval; the spread between seeds where there are several."""
     if value is None or error is None:
         return text(DASH if value is None else f"{value:.3f}")
     reach = CONFIDENCE_95 * error
-    return Markup(f"{value:.3f} ± {error:.3f}<br><small>{value - reach:.3f} to {value + reach:.3f}</small>")
+    seeds = "" if spread is None else f"; sd {spread:.3f}"
+    return Markup(f"{value:.3f} ± {error:.3f}<br><small>{value - reach:.3f} to {value + reach:.3f}{seeds}</small>")
 
 
 def duration(seconds: float) -> str:

@@ -10,9 +10,12 @@ from gptcore.config import EXECUTION_OF_TRAINING
 
 
 def is_seed(field: str) -> bool:
-    """Whether a config field, dotted, is a seed: `pretrain.seed`, `finetune.qa.seed`, `tokens.shuffle_seed`."""
+    """Whether a config field, dotted, is a seed: `pretrain.seed`, `finetune.qa.seed`, `tokens.shuffle_seed`.
+
+    `benchmark.seeds` is none: it says how often the same model is measured.
+    """
     last = field.rsplit(".", 1)[-1]
-    return last in ("seed", "seeds") or last.endswith("_seed")
+    return last == "seed" or last.endswith("_seed")
 
 
 def is_execution(field: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,23 @@ def needs(tasks: Sequence[TaskFile]) -> list[Need]:
         need = Need(path, None if named is None else str(named), files, options.get("revision"))
         found.setdefault(need, need).tasks.append(task.name)
     return list(found.values())
+
+
+def pinned(found: Sequence[Need], recorded: Mapping[str, Mapping[str, Any]]) -> list[Need]:
+    """The same, of the hub at the commits of recorded versions."""
+    commits = {name: version["commit"] for name, version in recorded.items() if "commit" in version}
+    return [replace(need, revision=commits.get(str(need), need.revision)) for need in found]
+
+
+def unpinned(tasks: Sequence[TaskFile]) -> dict[str, str]:
+    """Tasks whose data no version names, and what they read: another day it may be other data."""
+    found = {}
+    for task in tasks:
+        if "class" in task.config or task.config.get("custom_dataset"):
+            found[task.name] = "what its own code fetches"
+        elif any("://" in name for need in needs([task]) if need.dataset in FORMATS for name in need.files):
+            found[task.name] = "what lies at its address"
+    return found
 
 
 def _flat(value: Any) -> Iterator[str]:
@@ -202,7 +219,7 @@ def versions_of(found: Sequence[Need], data_dir: DataDir, cache: DigestCache) ->
                     missing[need.dataset] = _missing(need, str(problem), data_dir)
                     continue
                 unreachable = str(problem)
-        if asked not in known and (commit := cached_commit(need.dataset)):
+        if asked not in known and (commit := cached_commit(need.dataset, need.revision)):
             known[asked] = {"commit": commit}
         if asked in known:
             versions[str(need)] = known[asked]
@@ -216,7 +233,7 @@ def versions_of(found: Sequence[Need], data_dir: DataDir, cache: DigestCache) ->
 def _hub_commit(need: Need, address: str | None) -> str:
     from huggingface_hub import HfApi
 
-    with asking_hub(f"hub dataset {need.dataset}", need.revision):
+    with asking_hub(f"hub dataset {need.dataset}", need.revision, address=address):
         api = HfApi(endpoint=address or endpoint())
         commit = api.dataset_info(need.dataset, revision=need.revision, timeout=TIMEOUT_S).sha
     if commit is None:
@@ -232,15 +249,21 @@ def snapshot(dataset: str, commit: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def cached_commit(dataset: str) -> str | None:
-    """The commit of a dataset in the hub's cache, or else the latest that `datasets` has made its own tables of."""
+def cached_commit(dataset: str, revision: str | None = None) -> str | None:
+    """The commit of a dataset in the hub's cache, or else the latest that `datasets` has made its own tables of.
+
+    revision: a commit is that one or none.
+    """
     from huggingface_hub import constants
 
+    wanted = revision if revision and COMMIT.fullmatch(revision) else None
     reference = Path(constants.HF_HUB_CACHE) / f"datasets--{dataset.replace('/', '--')}" / "refs" / "main"
-    if reference.is_file() and snapshot(dataset, commit := reference.read_text().strip()):
-        return commit
+    held = wanted or (reference.read_text().strip() if reference.is_file() else None)
+    if held and snapshot(dataset, held):
+        return held
     tables = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
     made = [p for p in (tables / dataset.replace("/", "___")).glob("*/*/*") if COMMIT.fullmatch(p.name)]
+    made = [p for p in made if wanted in (None, p.name)]
     return max(made, key=lambda p: p.stat().st_mtime).name if made else None
 
 
@@ -251,4 +274,5 @@ def _missing(need: Need, reason: str, data_dir: DataDir) -> str:
         return line
     place = folder_of(need.dataset, data_dir) or Path("DIR") / need.dataset
     told = "" if folder_of(need.dataset, data_dir) else ", and give benchmark.data_dir=DIR"
-    return f"{line}; fetch it with: hf download {need.dataset} --repo-type dataset --local-dir {place}{told}"
+    at = f" --revision {need.revision}" if need.revision else ""
+    return f"{line}; fetch it with: hf download {need.dataset} --repo-type dataset{at} --local-dir {place}{told}"

@@ -68,6 +68,16 @@ def declared_licence(package: Installed, cache: DigestCache) -> str | None:
     return licence
 
 
+def licence_of_import(name: str) -> str | None:
+    """The same of the installed distribution that a package is imported from; None where there is none."""
+    from importlib.metadata import packages_distributions  # reads every RECORD: 0.2 s
+
+    here = installed()
+    found = (here.get(canonical_name(owner)) for owner in packages_distributions().get(name, ()))
+    metadata = [path for package in found if package and (path := Path(package.info, "METADATA")).exists()]
+    return _licence_in(metadata[0]) if metadata else None
+
+
 def _licence_in(metadata: Path) -> str | None:
     from importlib.metadata import PathDistribution  # parses e-mails: not for a plan that asks nothing
 
