@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from gptcore.model import cache
 from gptcore.model import generate as generation
 from gptcore.model.beams import Beams
 from gptcore.model.families import build
@@ -135,6 +136,32 @@ def test_settings_keep_the_tokens_that_transformers_keeps():
 
 def test_top_1_is_greedy(model, prompts):
     assert generate(model, prompts, 6, set(), Sampling(0.7, top_k=1)) == generate(model, prompts, 6, set())
+
+
+@pytest.mark.parametrize("rows", [3, 64])
+def test_what_all_prompts_begin_with_is_read_once(model, prompts, rows, monkeypatch):
+    monkeypatch.setattr(cache, "COMMON_TOKENS", 3)
+    begun = [[5, 9, 1, 30, 7, 7, 2, *prompt[: CONTEXT - 8]] for prompt in prompts] + [[5, 9, 1, 30, 7, 7, 2]]
+    expected = [naive(model, prompt, 10, {3, 17}) for prompt in begun]
+    read, hidden = [], model.hidden
+    monkeypatch.setattr(
+        model, "hidden", lambda ids, *rest, **more: read.append(ids.numel()) or hidden(ids, *rest, **more)
+    )
+    assert generate(model, begun, 10, {3, 17}, batch_rows=rows) == expected
+    if rows == 64:
+        assert read[0] == 6  # the shortest prompt keeps its last token for itself
+        assert read[1] == sum(map(len, begun)) - 6 * len(begun)
+
+
+def test_several_answers_to_prompts_of_one_beginning(model, prompts, monkeypatch):
+    sampling, begun = Sampling(1.3, top_p=0.9), [[5, 9, 1, 30, 7, *prompt[: CONTEXT - 6]] for prompt in prompts]
+    expected = generation.generate(model, begun, 10, {3, 17}, sampling, samples=4, seed=2)
+    monkeypatch.setattr(cache, "COMMON_TOKENS", 3)
+    assert tokens(generation.generate(model, begun, 10, {3, 17}, sampling, samples=4, seed=2)) == tokens(expected)
+
+
+def tokens(answers):
+    return [[answer.tokens for answer in group] for group in answers]
 
 
 def test_several_answers_to_a_prompt_are_those_of_the_prompt_repeated(model, prompts):

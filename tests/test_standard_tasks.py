@@ -7,10 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_stages import train_tiny_tokenizer, write_model
+from hub_mirror import hub_mirror
 from standard_data import write_data, write_rows
 from web_server import Answer, web_server
 
@@ -227,6 +230,49 @@ def test_what_no_version_names_is_told(tmp_path: Path) -> None:
     assert unpinned(tasks) == {"coded": code, "classed": code, "far": address}
 
 
+def test_a_mirror_tells_commits_and_what_it_lacks(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "tables"))
+    there, not_there = Need("Rowan/hellaswag", None, tasks=["hellaswag"]), Need("skg/toxigen-data", None)
+    with hub_mirror(data) as mirror, DigestCache(tmp_path) as digests:
+        found = versions_of([there], f"{mirror.address}/", digests)
+        assert found == {"Rowan/hellaswag": {"commit": mirror.commit("Rowan/hellaswag")}}
+        with pytest.raises(ValueError, match=f"toxigen-data not found at {mirror.address}") as refused:
+            versions_of([there, not_there], mirror.address, digests)
+        assert "Rowan/hellaswag" not in str(refused.value)
+        with pytest.raises(ValueError, match=f"has no revision 'old' at {mirror.address}"):
+            versions_of([Need("Rowan/hellaswag", None, revision="old")], mirror.address, digests)
+    with (
+        DigestCache(tmp_path) as digests,
+        pytest.raises(ValueError, match=f"cannot reach {mirror.address}: .*no cache"),
+    ):
+        versions_of([there], mirror.address, digests)
+
+
+def test_tasks_read_a_mirror(data: Path, tmp_path: Path) -> None:
+    """lm-eval's own data loading, from another address: the scores of the same files in a folder."""
+    write_model(tmp_path / "model", train_tiny_tokenizer(tmp_path), "qa")
+    answers = []
+    with hub_mirror(data) as mirror:
+        for place in (mirror.address, str(data)):
+            # HF_ENDPOINT: whatever asked the hub instead of the mirror would fail
+            done = gptmill(
+                tmp_path / "home",
+                *("bench", "lm-eval", str(tmp_path / "model"), "--tasks", "hellaswag,arc_easy", "--num-fewshot", "2"),
+                *("--data-dir", place, "--json"),
+                env={"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")},
+            )
+            assert done.returncode == 0, done.stderr[-2000:]
+            answers.append(json.loads(done.stdout.splitlines()[-1]))
+        commits = {name: mirror.commit(name.split()[0]) for name in answers[0]["task_data"]}
+    assert answers[0]["tasks"] == answers[1]["tasks"] and answers[0]["tasks"]["arc_easy"]["n"] == 10
+    assert answers[0]["task_data"] == {name: {"commit": commit} for name, commit in commits.items()}
+    commit = commits["Rowan/hellaswag"]
+    assert f"GET /datasets/Rowan/hellaswag/resolve/{commit}/data/train.jsonl" in " ".join(mirror.asked)
+
+
 def preset(data: Path, *more: str) -> list[str]:
     return ["benchmark.tasks=[hellaswag, arc_easy]", f"benchmark.data_dir={data}", *more]
 
@@ -256,10 +302,10 @@ def test_the_data_enters_the_keys_of_what_reads_it_and_its_place_does_not(data: 
     assert "task_data" in clear["corpus"]
 
 
-def gptmill(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def gptmill(home: Path, *arguments: str, env: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "flows", *arguments],
-        env={**os.environ, "GPTMILL_HOME": str(home), "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "GPTMILL_HOME": str(home), "HF_HUB_OFFLINE": "1", **env},
         capture_output=True,
         text=True,
         timeout=300,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from gptcore.model.tree import Tree
+from gptcore.model.tree import Tree, path_of
 
 TREE_TOKENS = 1024
 """Of a tree that is read at once: what its attention computes grows with their square."""
@@ -103,8 +103,7 @@ class Prefixes:
 
     def stem(self, stem: Stem) -> Tree:
         """Its one path."""
-        tokens = list(self.sequences[stem.begin][stem.base : stem.top])
-        return Tree(tokens, list(range(stem.base, stem.top)), [len(tokens)] * len(tokens))
+        return path_of(self.sequences[stem.begin][stem.base : stem.top], stem.base)
 
 
 def batches(branches: Sequence[Branch], tokens: int, squares: int) -> Iterator[list[Branch]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gptcore.evaluation.prefixes import Prefixes, Stem, batches
 from gptcore.model.gpt import GPT
+from gptcore.model.softmax_sums import under_softmax
 from gptcore.model.tree import Tree, TreeAttention, Trunk
 
 TOKENS = {"cpu": 1 << 11, "cuda": 1 << 15}
@@ -69,7 +70,8 @@ class _Scoring:
         """Tokens of each pair that are not yet scored."""
         self._total = len(self._left)
         self._most_scored = sum(self._left.values())
-        self._rooms: list[Tensor] = []
+        self._room: Tensor | None = None
+        """Of the logits computed at once."""
 
     @torch.inference_mode()
     def results(self) -> list[tuple[float, bool]]:
@@ -142,13 +144,14 @@ class _Scoring:
             chosen = scored[begin : begin + rows].to(hidden.device)
             low, high = torch.searchsorted(which, torch.tensor([begin, begin + rows])).tolist()
             logits = self._logits(hidden[chosen])  # (m, V)
+            most, sums = under_softmax(logits)
             at = (which[low:high] - begin).to(hidden.device)
             tokens = targets[low:high].to(hidden.device)
-            likeliest = logits[at, tokens] == logits.amax(-1)[at]
+            found = logits[at, tokens]
+            likeliest = found == most[at]
             equal = likeliest.nonzero()[:, 0]  # of equally likely ones the first counts, as argmax has it
             likeliest[equal] = logits[at[equal]].argmax(-1) == tokens[equal]
-            odds = torch.log_softmax(logits, -1, out=self._memory(1, len(logits)))
-            nats[order[low:high]] = odds[at, tokens].double().cpu()
+            nats[order[low:high]] = (found.double() - sums[at]).cpu()
             right[order[low:high]] = likeliest.cpu()
         return nats, right
 
@@ -157,12 +160,8 @@ class _Scoring:
         model = self._model
         if self._kind != "cpu" or model.times_head is not None or hidden.dtype != torch.float32:
             return model.logits(hidden).float()
-        return torch.mm(hidden, model.head.T, out=self._memory(0, len(hidden)))
-
-    def _memory(self, which: int, rows: int) -> Tensor:
-        """Room for logits (rows, V), the same in every pass: fresh pages would cost as much as the softmax does."""
-        vocabulary = self._model.config.vocab_size
-        most = max(1, LOGITS[self._kind] // vocabulary)
-        while len(self._rooms) <= which:
-            self._rooms.append(torch.empty(min(most, self._most_scored), vocabulary, device=self._model.device))
-        return self._rooms[which][:rows]
+        if self._room is None:  # the same in every pass: fresh pages would cost as much as the softmax does
+            vocabulary = model.config.vocab_size
+            most = max(1, LOGITS[self._kind] // vocabulary)
+            self._room = torch.empty(min(most, self._most_scored), vocabulary)
+        return torch.mm(hidden, model.head.T, out=self._room[: len(hidden)])

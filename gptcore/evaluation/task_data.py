@@ -233,7 +233,7 @@ def versions_of(found: Sequence[Need], data_dir: DataDir, cache: DigestCache) ->
 def _hub_commit(need: Need, address: str | None) -> str:
     from huggingface_hub import HfApi
 
-    with asking_hub(f"hub dataset {need.dataset}", need.revision):
+    with asking_hub(f"hub dataset {need.dataset}", need.revision, address=address):
         api = HfApi(endpoint=address or endpoint())
         commit = api.dataset_info(need.dataset, revision=need.revision, timeout=TIMEOUT_S).sha
     if commit is None:

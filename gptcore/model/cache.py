@@ -16,8 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptcore.model.attention import causal
-from gptcore.model.gpt import GPT
+from gptcore.model.gpt import GPT, Attend
 from gptcore.model.packed import PackedAttention
+from gptcore.model.tree import TreeAttention, Trunk, path_of
+
+COMMON_TOKENS = 64
+"""Fewer that all prompts begin with are not worth a pass of their own."""
 
 
 @dataclass(frozen=True)
@@ -62,42 +66,61 @@ class Cache:
     # The prompts
 
     def read(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Pass over the prompts, laid end to end so that nothing is padded; their last hidden states (G, C)."""
-        device, total = self.model.device, sum(self.lengths)
-        ids = torch.tensor([token for prompt in prompts for token in prompt], device=device)[None]  # (1, N)
-        lengths = torch.tensor(self.lengths, device=device)  # (G,)
+        """Pass over the prompts, laid end to end so that nothing is padded; their last hidden states (G, C).
+
+        What all of them begin with is read once, where that is much.
+        """
+        device = self.model.device
+        self._begin = begin = _common_beginning(prompts)
+        self._trunk = self._trunk_of(prompts[0][:begin]) if begin else None
+        ids = torch.tensor([token for prompt in prompts for token in prompt[begin:]], device=device)[None]  # (1, N)
+        lengths = torch.tensor(self.lengths, device=device) - begin  # (G,)
         self._ends = lengths.cumsum(0)  # (G,)
         if len(prompts) == 1:
-            self._packed = None
+            self._attend: Attend = lambda layer, q, k, v, band: causal(q, k, v, band)
             hidden = self.model.hidden(ids, attend=self._reading)
         else:
             starts = (self._ends - lengths).repeat_interleave(lengths)
-            positions = (torch.arange(total, device=device) - starts)[None]
-            self._packed = PackedAttention.of(positions)
-            hidden = self.model.hidden(ids, positions, attend=self._reading)
+            positions = (torch.arange(ids.shape[1], device=device) - starts)[None]
+            if self._trunk:
+                self._attend = TreeAttention([path_of(p[begin:], begin) for p in prompts], self._trunk, device)
+            else:
+                self._attend = PackedAttention.of(positions)
+            hidden = self.model.hidden(ids, positions + begin, attend=self._reading)
         return hidden[0, self._ends - 1]
+
+    def _trunk_of(self, tokens: Sequence[int]) -> Trunk:
+        attend = TreeAttention([path_of(tokens)], None, self.model.device)
+        self.model.hidden(attend.ids, attend.positions, attend)
+        return attend.kept
 
     def _reading(self, layer: int, q: Tensor, k: Tensor, v: Tensor, band: int | None) -> Tensor:
         """Attention within the prompts (1, H, N, D), whose keys and values are kept."""
         places = self._places(band)
-        own = k.new_zeros(len(self.counts), k.shape[1], places, k.shape[3])  # what is masked is still multiplied by 0
-        self._own.append((own, torch.zeros_like(own)))
+        store = k.new_zeros(len(self.counts), k.shape[1], places, k.shape[3])  # what is masked is still multiplied by 0
+        self._own.append((store, torch.zeros_like(store)))
+        before = self._trunk.layers[layer] if self._trunk else (k[:, :, :0], v[:, :, :0])
+        found = [torch.cat(both, dim=2)[0] for both in zip(before, (k, v), strict=True)]
+        known = before[0].shape[2]
+        lengths = torch.tensor(self.lengths, device=k.device)[:, None]  # (G, 1)
+
+        def columns(place: Tensor) -> Tensor:
+            """Where the keys of such places of the prompts (G, X) stand; anywhere for one that is not there."""
+            own = self._ends[:, None] - lengths + place + known
+            return torch.where(place < self._begin, place - self._begin + known, own).clamp_(min=0)
+
         if self.joined:
             kept = min(self.longest, places)
-            last = self._ends[:, None] - 1
-            back = torch.tensor(self.lengths, device=k.device)[:, None] - 1 - torch.arange(kept, device=k.device)
-            columns = last - back % places  # (G, kept): the newest token whose place it is
-            for store, new in zip(self._own[-1], (k, v), strict=True):
-                store[:, :, :kept] = new[0][:, columns.clamp_(min=0)].transpose(0, 1)
+            back = lengths - 1 - torch.arange(kept, device=k.device)
+            chosen = columns(lengths - 1 - back % places)  # (G, kept): the newest token whose place it is
+            for store, new in zip(self._own[-1], found, strict=True):
+                store[:, :, :kept] = new[:, chosen].transpose(0, 1)
         else:
             kept = self.longest if band is None else min(band, self.longest)
-            columns = self._ends[:, None] - kept + torch.arange(kept, device=k.device)  # (G, L)
-            columns.clamp_(min=0)
-            keys, values = k[0][:, columns].transpose(0, 1), v[0][:, columns].transpose(0, 1)  # (G, H_kv, L, D)
+            chosen = columns(lengths - kept + torch.arange(kept, device=k.device))  # (G, L)
+            keys, values = (new[:, chosen].transpose(0, 1) for new in found)  # (G, H_kv, L, D)
             self._read.append((keys.contiguous(), values.contiguous()))
-        if self._packed is None:
-            return causal(q, k, v, band)
-        return self._packed(layer, q, k, v, band)
+        return self._attend(layer, q, k, v, band)
 
     def stores(self, layer: int) -> tuple[Tensor, ...]:
         """Keys and values of rows, and of prompts where these stand apart."""
@@ -223,6 +246,16 @@ class Cache:
         self._own = [(keys[chosen], values[chosen]) for keys, values in self._own]
         self.counts = [self.counts[row] for row in chosen.tolist()]
         self.copies = rows.shape[1]
+
+
+def _common_beginning(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with, their last ones not among them; 0 where these are few."""
+    if len(prompts) == 1:
+        return 0
+    first, last = min(map(list, prompts)), max(map(list, prompts))  # what these have in common all have
+    most = min(map(len, prompts)) - 1
+    common = next((i for i in range(most) if first[i] != last[i]), most)
+    return common if common >= COMMON_TOKENS else 0
 
 
 def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -106,15 +106,21 @@ def turn(x: Any, cosines: Any, sines: Any) -> None:
 
 
 @compiled
+def _largest(x: Any, powers: Any) -> Any:
+    """Of (n,). `powers`, int32, is used up."""
+    bits = x.view(np.int32)
+    most = np.int32(-(1 << 31))
+    for i in range(x.shape[0]):  # floats in the order of whole numbers, of which a register finds the largest
+        most = max(most, bits[i] ^ ((bits[i] >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+    powers[0] = most ^ ((most >> np.int32(31)) & np.int32(0x7FFFFFFF))
+    return powers[:1].view(np.float32)[0]
+
+
+@compiled
 def softmax(x: Any, powers: Any) -> None:
     """In place, of (n,). `powers` (n,), int32, are used up."""
     count = x.shape[0]
-    bits = x.view(np.int32)
-    most = np.int32(-(1 << 31))
-    for i in range(count):  # floats in the order of whole numbers, of which a register finds the largest
-        most = max(most, bits[i] ^ ((bits[i] >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-    powers[0] = most ^ ((most >> np.int32(31)) & np.int32(0x7FFFFFFF))
-    largest = powers[:1].view(np.float32)[0]
+    largest = _largest(x, powers)
     for i in range(count):
         x[i] -= largest
     exponentials(x, powers)
@@ -124,3 +130,28 @@ def softmax(x: Any, powers: Any) -> None:
     total = np.float32(1) / total
     for i in range(count):
         x[i] *= total
+
+
+# Scoring
+
+
+@compiled
+def softmax_sums(x: Any, most: Any, sums: Any) -> None:
+    """Of each row of x (n, V): its largest number `most` (n,), and log sum e^x `sums` (n,), float64."""
+    width = 1024
+    work, powers = np.empty(width, np.float32), np.empty(width, np.int32)
+    for row in range(x.shape[0]):
+        numbers = x[row]
+        largest = _largest(numbers, powers)
+        total = 0.0
+        for begin in range(0, numbers.shape[0], width):
+            end = min(begin + width, numbers.shape[0])
+            some = work[: end - begin]
+            for i in range(begin, end):
+                some[i - begin] = numbers[i] - largest
+            exponentials(some, powers)
+            part = np.float32(0)
+            for i in range(end - begin):
+                part += some[i]
+            total += float(part)
+        most[row], sums[row] = largest, largest + math.log(total)

@@ -2,7 +2,9 @@
 
 A packed row (1, N) holds the nodes of G trees, each in preorder, the largest of L nodes; in front of every tree may
 stand a trunk, a sequence of P tokens whose keys and values are known. A node's position is its depth, trunk included.
-Other letters: gptcore/model/gpt.py.
+All trees read a trunk as one sequence of queries, and what they find there is weighed against what they find in
+themselves (Juravsky et al. 2024, section 3.1), so that its keys and values are not copied for each. Other letters:
+gptcore/model/gpt.py.
 """
 
 from __future__ import annotations
@@ -42,6 +44,11 @@ class Tree:
         return all(end == len(self.ends) for end in self.ends)
 
 
+def path_of(tokens: Sequence[int], begin: int = 0) -> Tree:
+    """The tree of one sequence, which begins at such a depth."""
+    return Tree(list(tokens), list(range(begin, begin + len(tokens))), [len(tokens)] * len(tokens))
+
+
 class TreeAttention:
     """The `attend` of `GPT.hidden` for such a row. `kept` becomes the trunk that trunk and row, one path, make up."""
 
@@ -60,8 +67,8 @@ class TreeAttention:
         sources[places] = torch.arange(len(places))
         self._places, self._sources = places.to(device), sources.to(device)
         self._masks: dict[tuple[int | None, torch.dtype], Tensor] = {}
-        self._paths = trunk is None and all(tree.is_path for tree in trees)
-        if not self._paths:
+        self._paths = all(tree.is_path for tree in trees)
+        if trunk or not self._paths:
             # Padding stands behind a tree and sees itself, so that no row of a mask is empty.
             ends = torch.full((len(trees), self._longest), self._longest)
             depths = torch.full((len(trees), self._longest), begin)
@@ -72,30 +79,38 @@ class TreeAttention:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, band: int | None) -> Tensor:
         """As `gptcore.model.attention.causal`, of (1, H, N, D)."""
-        heads = q.shape[1]
-        if self._even:
-            q, k, v = (x.view(x.shape[1], self._trees, self._longest, -1).transpose(0, 1) for x in (q, k, v))
-        else:
-            q, k, v = (self._apart(x) for x in (q, k, v))  # (G, H, L, D)
-        if self._paths:
-            self._keep(k, v, band)
-            y = causal(q, k, v, band)
-        else:
-            if self._trunk:
-                k, v = (
-                    torch.cat([known.expand(len(own), -1, -1, -1), own], dim=2)
-                    for known, own in zip(self._trunk.layers[layer], (k, v), strict=True)
-                )
-            self._keep(k, v, band)
-            mask = self._mask(band, k.shape[2] - self._longest, q.dtype)
-            y = F.scaled_dot_product_attention(q, shared(k, heads), shared(v, heads), attn_mask=mask)
-        packed = y.transpose(1, 2).reshape(self._trees * self._longest, -1)
+        heads, asking = q.shape[1], q
+        q, k, v = (self._apart(x) for x in (q, k, v))  # (G, H, L, D)
+        known = self._trunk.layers[layer] if self._trunk else None
+        if known and self._trees > 1 and band is None and _tells_sums(q):
+            of_trunk, its_sums = _with_sums(asking, shared(known[0], heads), shared(known[1], heads))
+            mask = None if self._paths else self._mask(None, 0, q.dtype)
+            own, own_sums = _with_sums(q, shared(k, heads), shared(v, heads), mask, causal=self._paths)
+            share = torch.sigmoid(self._packed(own_sums[..., None]) - its_sums[..., None])
+            return torch.lerp(of_trunk, self._packed(own), share)
+        if known:
+            k, v = (
+                torch.cat([before.expand(len(own), -1, -1, -1), own], dim=2)
+                for before, own in zip(known, (k, v), strict=True)
+            )
+        self._keep(k, v, band)
+        if self._paths and not known:
+            return self._packed(causal(q, k, v, band))
+        mask = self._mask(band, k.shape[2] - self._longest, q.dtype)
+        y = F.scaled_dot_product_attention(q, shared(k, heads), shared(v, heads), attn_mask=mask)
+        return self._packed(y)
+
+    def _packed(self, x: Tensor) -> Tensor:
+        """(G, H, L, X) -> (1, H, N, X)."""
+        flat = x.transpose(1, 2).reshape(self._trees * self._longest, -1)
         if not self._even:
-            packed = packed.index_select(0, self._places)
-        return packed.view(1, -1, heads, y.shape[3]).transpose(1, 2)
+            flat = flat.index_select(0, self._places)
+        return flat.view(1, -1, x.shape[1], x.shape[3]).transpose(1, 2)
 
     def _apart(self, x: Tensor) -> Tensor:
         """(1, H, N, D) -> (G, H, L, D)."""
+        if self._even:
+            return x.view(x.shape[1], self._trees, self._longest, -1).transpose(0, 1)
         moved = x[0].transpose(0, 1).flatten(1).index_select(0, self._sources)
         return moved.view(self._trees, self._longest, x.shape[1], x.shape[3]).transpose(1, 2)
 
@@ -117,3 +132,16 @@ class TreeAttention:
             added = torch.zeros(seen.shape, dtype=dtype, device=place.device).masked_fill_(~seen, -torch.inf)
             self._masks[band, dtype] = added[:, None]
         return self._masks[band, dtype]
+
+
+def _tells_sums(q: Tensor) -> bool:
+    """Whether torch's attention says here what stood under its softmax."""
+    return q.device.type == "cpu" and q.dtype == torch.float32
+
+
+def _with_sums(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Attention (B, H, T, D), and the logarithms of the sums under its softmax (B, H, T)."""
+    y, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, is_causal=causal, attn_mask=mask)
+    return y, sums
