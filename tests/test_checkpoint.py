@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_finetune import SKILL, write_base
+from test_finetune import config as finetune_config
+from test_skill_items import jsonl, skill, source
 from tiny_training import (
     MODEL,
     VOCABULARY,
@@ -20,37 +23,80 @@ from tiny_training import (
     write_tokens,
 )
 
+from gptcore.config import Runtime
 from gptcore.model.families import build
 from gptcore.model.gpt import GPTConfig
 from gptcore.model.weights import load_model
+from gptcore.text.documents import SPLITS
+from gptcore.text.skill_items import build_items
+from gptcore.text.skill_rows import resolve_rows
 from gptcore.training.batches import Batch
 from gptcore.training.checkpoint import Checkpoints, Progress
 from gptcore.training.checkpoint_names import MARKER, committed, latest_step
+from gptcore.training.finetune import finetune
 from gptcore.training.loop import Job, train
 from gptcore.training.optimizer import build_optimizers
 from gptcore.training.pretrain import pretrain
-from gptcore.work import MetricLog, read_metrics
+from gptcore.work import MetricLog, Work, read_metrics
 
 # Without dropout, whose masks go by the pass; and of the family without biases: a key's bias shifts all scores of its
 # row alike, so softmax leaves it no gradient but rounding, on which AdamW walks.
 BIASLESS = MODEL.model_copy(update={"family": "modern", "dropout": 0.0})
 
 
-def run_pretraining(root: Path, name: str, micro_batch_tokens: int | None, exact: bool) -> None:
+INDUCTION = BIASLESS.model_copy(update={"n_head": 1, "dropout": 0.1})
+"""Heads of 32, the narrowest that `pretrain.start` induction takes."""
+
+
+def run_pretraining(root: Path, name: str, micro_batch_tokens: int | None = None, model=MODEL, **config) -> None:
     """What the killed process does."""
-    model, config = (MODEL, {}) if exact else (BIASLESS, {"learning_rate": 1e-3})
     work = workspace(root, name, micro_batch_tokens=micro_batch_tokens)
     pretrain(model, pretrain_config(steps=40, eval_every=10, **config), work)
 
 
-class Killed:
-    """Runs of `run_pretraining` in processes that are killed at random instants of the time a whole one takes."""
+def run_biasless(root: Path, name: str, micro_batch_tokens: int | None) -> None:
+    """The same for results that are equal but for rounding."""
+    run_pretraining(root, name, micro_batch_tokens, BIASLESS, learning_rate=1e-3)
 
-    def __init__(self, root: Path, exact: bool = True) -> None:
-        self.root, self.exact, self.draw = root, exact, random.Random(os.urandom(8))
+
+def run_from_induction(root: Path, name: str, _: None) -> None:
+    """The same from weights that two heads are laid into."""
+    run_pretraining(root, name, model=INDUCTION, start="induction")
+
+
+def run_finetuning(root: Path, name: str, _: None) -> None:
+    """Fine-tuning on documents that stand once before all of their questions."""
+    inputs, runtime = {stage: root / stage for stage in ("pretrain", "corpus")}, Runtime(threads=1, checkpoint_every=4)
+    config = finetune_config(steps=24, eval_every=8, share_context=True)
+    finetune(config, SKILL, Work(root / name, inputs, runtime))
+
+
+def run_items(root: Path, name: str, _: None) -> None:
+    """A skill's own data as items; two places of it."""
+    places = [{**source(root / f"{place}.jsonl")} for place in "ab"]
+    chosen = skill(data=places, apart=5)
+    versions = [resolve_rows(place.source, root / name / "cache") for place in chosen.data]
+    build_items(chosen, versions, Work(root / name))
+
+
+def write_items(root: Path) -> None:
+    """Their rows, some of them twice."""
+    for place in "ab":
+        draw = random.Random(place)
+        rows = ({"input": " ".join(draw.choices(place + "cdefg", k=9)), "target": str(n)} for n in range(6000))
+        jsonl(root / f"{place}.jsonl", list(rows))
+
+
+class Killed:
+    """Runs of a stage in processes that are killed at random instants of the time a whole one takes."""
+
+    def __init__(self, root: Path, run=run_pretraining) -> None:
+        self.root, self.runs, self.draw = root, run, random.Random(os.urandom(8))
         self.processes = multiprocessing.get_context("forkserver")
         # Imported once, for all of them; an optimizer imports torch._dynamo when it is made.
-        self.processes.set_forkserver_preload(["gptcore.training.pretrain", "torch._dynamo", "pytest"])
+        self.processes.set_forkserver_preload(
+            ["gptcore.training.pretrain", "torch._dynamo", "pytest", "test_checkpoint"]
+        )
         warm = self.start("warm")
         warm.join()
         started = time.monotonic()
@@ -60,8 +106,7 @@ class Killed:
         assert (warm.exitcode, whole.exitcode) == (0, 0)
 
     def start(self, name, micro_batch_tokens=None):
-        arguments = (self.root, name, micro_batch_tokens, self.exact)
-        process = self.processes.Process(target=run_pretraining, args=arguments)
+        process = self.processes.Process(target=self.runs, args=(self.root, name, micro_batch_tokens))
         process.start()
         return process
 
@@ -89,23 +134,33 @@ class Killed:
             hits.append(self.run(f"killed-{len(hits)}", most_a_run, micro_batches))
         return [self.root / f"killed-{number}" for number in range(len(hits))]
 
-    def leaves_no_trace(self, directory):
-        """The same weights to the bit, the same metrics, each once."""
-        for file in ("model.safetensors", "config.json"):
+    def leaves_no_trace(self, directory, files=("model.safetensors", "config.json")):
+        """The same results to the bit, the same metrics, each once."""
+        for file in files:
             assert (directory / file).read_bytes() == (self.root / "whole" / file).read_bytes()
         assert history(directory) == history(self.root / "whole")
         assert len({(step, key) for step, key, _ in history(directory)}) == len(history(directory))
 
 
-def test_sigkill_at_random_instants_leaves_no_trace(tmp_path):
-    killed = Killed(tmp_path)
+@pytest.mark.parametrize("run", [run_pretraining, run_from_induction, run_finetuning])
+def test_sigkill_at_random_instants_leaves_no_trace(run, tmp_path):
+    if run is run_finetuning:
+        write_base(tmp_path)
+    killed = Killed(tmp_path, run)
     for directory in killed.at_least(3):
         killed.leaves_no_trace(directory)
 
 
+def test_sigkill_while_items_are_made_leaves_no_trace(tmp_path):
+    write_items(tmp_path)
+    killed = Killed(tmp_path, run_items)
+    for directory in killed.at_least(3):
+        killed.leaves_no_trace(directory, ("counts.json", *(f"items/{split}.jsonl" for split in SPLITS)))
+
+
 def test_sigkill_and_another_micro_batch_each_time(tmp_path):
     """Not to the bit then, but to rounding; the metrics' steps are the same."""
-    killed = Killed(tmp_path, exact=False)
+    killed = Killed(tmp_path, run_biasless)
     another_micro_batch_each_time(killed, 3)
 
 
@@ -129,7 +184,7 @@ def test_sigkill_25_times_leaves_no_trace(tmp_path):
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_sigkill_25_times_and_another_micro_batch_each_time(tmp_path):
-    another_micro_batch_each_time(Killed(tmp_path, exact=False), 25, most_a_run=25)
+    another_micro_batch_each_time(Killed(tmp_path, run_biasless), 25, most_a_run=25)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 import shlex
 import shutil
@@ -19,7 +20,7 @@ import pytest
 import yaml
 from conftest import PATIENCE_S
 from prefect_fixtures import QUIET, Api, running
-from tiny_pipeline import environment, write_preset
+from tiny_pipeline import PRESET, environment, write_preset
 
 from gptcore.adapters.mlflow_lookup import default_uri
 from gptcore.adapters.mlflow_runs import PARENT, Tracker
@@ -40,7 +41,10 @@ def deployments() -> dict[str, dict[str, Any]]:
 
 
 def test_every_stage_and_the_pipeline_have_a_deployment() -> None:
-    assert list(deployments()) == ["pipeline", *stages(load_preset("quickstart"))]
+    names = list(deployments())
+    assert names == ["pipeline", "items-sentiment", *stages(load_preset("quickstart"))]
+    flows = {name.partition("-")[0] for name in names}
+    assert flows >= {name.partition("-")[0] for name in stages(load_preset("zh"))}, "every kind of stage"
     assert all(entry["work_pool"]["name"] == POOL for entry in deployments().values())
 
 
@@ -83,11 +87,28 @@ def worker_commands() -> list[str]:
     return [line.strip().removeprefix("exec ") for line in words[2].split("&&")]
 
 
+CAPITALS = "  capitals: {steps: 10, batch_tokens: 1024, warmup_steps: 2, max_input_tokens: 60, max_target_tokens: 8}\n"
+
+
+def with_own_data(folder: Path) -> Path:
+    """The tiny preset, and a skill beside it whose data are a file."""
+    rows = ({"input": f"Capital of land {n}?", "target": f"town {n % 7}"} for n in range(90))
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (folder / "skills").mkdir(exist_ok=True)
+    values = {
+        "name": "capitals", "data": {"source": {"kind": "files", "paths": [str(folder / "rows.jsonl")]}},
+        "template": "{input}<|answer|>", "truncate": "input", "metrics": ["exact_match"],
+        "target_metric": "exact_match", "baseline": "most_frequent_answer",
+    }  # fmt: skip
+    (folder / "skills" / "capitals.yaml").write_text(yaml.safe_dump(values))
+    return write_preset(folder, PRESET.replace("benchmark:", f"{CAPITALS}benchmark:"))
+
+
 def tiny_deployments(folder: Path, due: datetime | None = None) -> Path:
     """prefect.yaml with the tiny preset everywhere, and the pipeline due then instead of every night."""
     content = {"name": "gptmill", "deployments": list(deployments().values())}
     for entry in content["deployments"]:
-        entry["parameters"] = {**entry["parameters"], "preset": str(write_preset(folder))}
+        entry["parameters"] = {**entry["parameters"], "preset": str(with_own_data(folder))}
     if due:
         soon = {"slug": "nightly", "interval": 86_400, "anchor_date": due.isoformat(), "timezone": "Etc/UTC"}
         content["deployments"][0]["schedules"] = [{**soon, "active": True}]
@@ -154,7 +175,9 @@ def test_a_schedule_fires_and_the_pipeline_finishes(prefect: Api, tmp_path: Path
     assert run["auto_scheduled"] and run["created_by"]["type"] == "SCHEDULE"
     assert run["name"] == str(tmp_path / "tiny.yaml")
     below = prefect.below(run["id"])
-    assert list(stages(load_preset("quickstart"))) == sorted(below, key=lambda name: below[name][0]["start_time"])
+    built = list(stages(load_preset(str(tmp_path / "tiny.yaml"))))
+    assert built[0] == "items-capitals"
+    assert built == sorted(below, key=lambda name: below[name][0]["start_time"])
     for subflow, tasks in below.values():
         assert [subflow["state_type"], *(task["state_type"] for task in tasks)] == ["COMPLETED", "COMPLETED"]
 
@@ -165,7 +188,8 @@ def test_a_schedule_fires_and_the_pipeline_finishes(prefect: Api, tmp_path: Path
     (parent,) = (entry for entry in runs if PARENT not in entry.data.tags)
     assert parent.data.tags["prefect.flow_run_id"] == run["id"]
     assert {entry.info.run_name for entry in runs if PARENT in entry.data.tags} == set(below)
-    assert client.get_model_version_by_alias("tiny-qa", "champion").name == "tiny-qa"
+    for name in ("tiny-qa", "tiny-capitals"):
+        assert client.get_model_version_by_alias(name, "champion").name == name
 
 
 @pytest.mark.parametrize(("positions", "said"), [("rotary", 1), ("learned", 0)])
