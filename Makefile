@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test lint soak test-gpu bench clean help
+.PHONY: run test lint soak test-gpu test-browser bench clean help
 
 run: $(STAMP)  ## the whole quickstart pipeline
 	@$(BIN)/gptmill run quickstart
@@ -24,6 +24,10 @@ soak: $(STAMP)  ## long kill and endurance tests (a quarter of an hour)
 
 test-gpu: $(STAMP)  ## tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu
+
+test-browser: $(STAMP)  ## what a browser shows of MLflow and the report; needs Chromium
+	@$(BIN)/python -c "import playwright" 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e ".[browser]"
+	@$(BIN)/python -m pytest -m browser
 
 bench: $(STAMP)  ## the figures of benchmarks/RESULTS.md
 	@$(BIN)/python benchmarks/pipeline.py
