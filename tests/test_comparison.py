@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gptcore.evaluation.comparison import compare, deltas, direction, ordered, verdict
+from gptcore.evaluation.comparison import compare, deltas, direction, ordered
 from gptcore.evaluation.paired import PairedDifference
 
 
@@ -60,7 +60,7 @@ def test_standard_errors_add_in_squares() -> None:
     [
         ("qa/exact_match", 0.101, 0.05, "better"),
         ("qa/exact_match", -0.101, 0.05, "worse"),
-        ("qa/exact_match", 0.1, 0.05, "no difference shown"),  # exactly two is not more than two
+        ("qa/exact_match", 0.097, 0.05, "no difference shown"),  # 1.94 standard errors: 1.96 are needed
         ("qa/exact_match_type_base", -0.2, 0.05, "worse"),
         ("heldout/bits_per_byte", -0.2, 0.05, "better"),
         ("heldout/bits_per_byte_base", 0.2, 0.05, "worse"),
@@ -75,7 +75,8 @@ def test_standard_errors_add_in_squares() -> None:
     ],
 )
 def test_verdicts(name: str, delta: float, stderr: float | None, word: str) -> None:
-    assert verdict(name, delta, stderr) == word
+    error = {} if stderr is None else {f"{name}_stderr": stderr / math.sqrt(2)}
+    assert deltas({name: 1.0, **error}, {name: 1.0 + delta, **error})[name].verdict == word
 
 
 def item_by_item(delta: float, p: float, **more: Any) -> PairedDifference:

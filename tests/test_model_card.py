@@ -26,6 +26,7 @@ from test_skill_items import skill
 from gptcore.adapters.hf import export_hf
 from gptcore.adapters.model_card import head, model_card
 from gptcore.adapters.model_card_facts import Facts, gather
+from gptcore.config_skill import Decoding
 from gptcore.durable import sha256_file, sha256_json, write_json
 from gptcore.loaded import load
 from gptcore.model.gpt import GPTConfig
@@ -118,6 +119,16 @@ def test_scores_stand_beside_error_baseline_and_base_model(card: str) -> None:
     assert "| heldout/bits_per_byte | 1.5000 | 0.0200 |  | 1.5000 |  |" in card
     assert "qa/f1" not in card and "qa/overlap" not in card
     assert "exact match is 0.500 ± 0.010 on 20 held-out items, which is better than the 0.070" in card
+
+
+def test_how_the_benchmark_came_to_its_answers(card: str, facts: Facts) -> None:
+    assert "lm-eval; greedy decoding. Of bits" in card
+    drawing = replace(facts, skill=facts.skill.model_copy(update={"decoding": Decoding(samples=7)}))
+    assert "of 7 answers drawn the one most like the others is given. Of bits" in model_card(drawing)
+    tasks = {name: {**result, "seeds": {"1": {}, "2": {}}} for name, result in facts.tasks.items()}
+    assert "is given; what is drawn was drawn under 2 seeds, and scores are their mean." in model_card(
+        replace(drawing, tasks=tasks)
+    )
 
 
 def test_data_and_training_are_told(card: str) -> None:

@@ -22,7 +22,8 @@ from gptcore.adapters.mlflow_tables import sample_table
 from gptcore.config import Benchmark, Finetune, Runtime
 from gptcore.config_skill import Decoding
 from gptcore.evaluation.comparison import differences, direction
-from gptcore.evaluation.measured import figures, paired_differences, recorded
+from gptcore.evaluation.measured import figures, grouped_differences, paired_differences, recorded
+from gptcore.evaluation.paired import PairedDifference
 from gptcore.evaluation.repeats import each_once, over_seeds
 from gptcore.evaluation.report_scores import benchmarks, samples_of
 from gptcore.evaluation.seeds import seed_groups
@@ -360,6 +361,18 @@ def test_the_mean_over_seeds_is_compared(tmp_path: Path) -> None:
     ]
     assert (found.a, found.b) == pytest.approx(means)
     assert found.p < 0.05 and found.interval[0] < found.delta < found.interval[1]
+
+
+def test_groups_of_runs_that_repeat_too(tmp_path: Path) -> None:
+    """Two training seeds each, measured under two and under three seeds."""
+    draw, runs, means = random.Random(3), [], []
+    for which, (chance, seeds) in enumerate(((0.3, 2), (0.3, 3), (0.7, 2), (0.7, 3))):
+        samples = under_seeds([qa(draw, chance) for _ in range(seeds)])
+        means.append(statistics.fmean(sample["scores"]["exact_match"] for sample in samples))
+        runs.append(stage(tmp_path / str(which), qa=(qa_metrics(samples), samples)))
+    found = grouped_differences(runs[:2], runs[2:], "qa")["qa/exact_match"]
+    assert isinstance(found, PairedDifference) and (found.items, found.units) == (40, 20)
+    assert (found.a, found.b) == pytest.approx((statistics.fmean(means[:2]), statistics.fmean(means[2:])))
 
 
 def test_figures_that_are_no_means_are_the_mean_of_the_seeds(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
+import statistics
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,16 +18,18 @@ from gptcore.config import Corpus, Finetune, Preset, Pretrain
 from gptcore.config_sources import Files, PythonDocs
 from gptcore.durable import write_bytes, write_json
 from gptcore.evaluation.comparison import Delta
+from gptcore.evaluation.learning_curves import learning_curves
 from gptcore.evaluation.report import build_report
+from gptcore.evaluation.report_differences import difference, from_base
 from gptcore.evaluation.report_lineage import differing, reproduction
 from gptcore.evaluation.report_plots import POINTS, Bars, Line, bars, curves, thinned
 from gptcore.evaluation.report_scores import extremes
-from gptcore.evaluation.report_training import Curves, energy
+from gptcore.evaluation.report_training import energy, over_time, over_tokens
 from gptcore.evaluation.report_words import duration, number, size
 from gptcore.html_page import Markup, page, table, text
 from gptcore.presets import load_preset, preset_names
 from gptcore.store import Manifest
-from gptcore.work import Work, read_metrics
+from gptcore.work import Work
 
 NASTY = "</script><b>bold & brave</b>\x00\ud800 'q' \"d\""
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -270,8 +274,8 @@ def test_the_numbers_stand_on_it(made: tuple[str, Page]) -> None:
     assert "0.483 ± 0.022" in words and "base model 0.012, most frequent answer 0.071; 500 items" in words
     assert "0.440 to 0.526" in words, "the 95 % interval"
     assert "1.612 ± 0.011" in words and "1.734 ± 0.011" in words
-    assert "better than base" in words
-    assert "worse than base" in words, "a tuned model is worse at held-out text: higher bits per byte"
+    assert "+0.471 ± 0.023 better than base" in words
+    assert "+0.122 ± 0.016 worse than base" in words, "a tuned model is worse at held-out text: higher bits per byte"
     assert "7 of 500 items share a run of 13 words" in words
     assert "items in training text" in words and "1.4%" in words, "beside the score too"
     assert "type 300" in words and "default 200" in words
@@ -287,6 +291,34 @@ def test_the_difference_from_the_champion_of_before(made: tuple[str, Page]) -> N
     words = made[1].visible
     assert "From champion version 2 to this one" in words
     assert "qa/exact_match 0.4100 0.4830 +0.0730 +0.0340 to +0.1120 500 better" in words
+
+
+def measured(directory: Path, scores: list[float]) -> Path:
+    """A benchmark of these answers to the same questions."""
+    mean = statistics.fmean(scores)
+    metrics = {"exact_match": mean, "exact_match_stderr": statistics.stdev(scores) / math.sqrt(len(scores))}
+    result = {"task": "qa", "n": len(scores), "target_metric": "exact_match", "metrics": metrics}
+    write_json(directory / "scores.json", {"tasks": {"qa": result}})
+    lines = [json.dumps(sample(number, score)) + "\n" for number, score in enumerate(scores)]
+    write_bytes(directory / "samples-qa.jsonl", "".join(lines).encode())
+    return directory
+
+
+def test_differences_from_the_base_model_are_item_by_item(tmp_path: Path) -> None:
+    base, tuned = [1.0, 0.0] * 50, [1.0, 0.0] * 40 + [1.0] * 20  # ten more are right, none is lost
+    directories = {"base": measured(tmp_path / "base", base), "qa": measured(tmp_path / "qa", tuned)}
+    delta = from_base(directories)["qa"]["qa/exact_match"]
+    paired = statistics.stdev(b - a for a, b in zip(base, tuned, strict=True)) / 10
+    apart = math.hypot(*(statistics.stdev(scores) / 10 for scores in (base, tuned)))
+    assert (delta.paired, delta.items, delta.verdict) == (True, 100, "better")
+    assert delta.delta == pytest.approx(0.1) and delta.stderr == pytest.approx(paired) and apart > 2 * paired
+    assert Page(difference(delta)).visible == f"+0.100 ± {paired:.3f} better than base"
+    (directories["base"] / "samples-qa.jsonl").unlink()
+    alone = from_base(directories)["qa"]["qa/exact_match"]
+    assert alone.stderr == pytest.approx(apart) and alone.verdict == "no difference shown"
+    assert "not shown to differ from base; not item by item" in Page(difference(alone)).visible
+    assert from_base({"qa": directories["qa"], "base": tmp_path / "nothing"}) == {}
+    assert Page(difference(None)).visible == "\u2013"
 
 
 def test_what_was_not_measured_is_said(made: tuple[str, Page], tmp_path: Path) -> None:
@@ -310,18 +342,19 @@ def test_a_broken_file_is_no_missing_one(tmp_path: Path) -> None:
 
 
 def test_curves_tell_tokens_and_time_without_pauses(tmp_path: Path) -> None:
-    log = Curves(read_metrics(whole_run(tmp_path)["pretrain"] / "metrics.jsonl"), "pretrain")
-    loss = log.series("loss")
-    tokens, time = log.over_tokens("training", loss), log.over_time("training", loss)
-    assert log.token_axis == "million tokens"
-    assert tokens.x[-1] == pytest.approx(300 * 1024 / 1e6) and tokens.y[-1] == loss[-1][1]
-    assert time.x[-1] == pytest.approx(290 / 60)  # 290 s between the first line and the last, and an hour's pause
+    loss = {"training": learning_curves(whole_run(tmp_path)["pretrain"], "pretrain")["loss"], "validation": []}
+    (tokens,), (time,) = over_tokens(loss), over_time(loss)
+    assert tokens.x[-1] == pytest.approx(300 * 1024 / 1e6) and tokens.y[-1] == time.y[-1] == 2.0
+    # Thirty times 10,240 tokens at 9,010 to 9,300 a second; an hour's pause is logged between two of the lines.
+    assert time.x[-1] == pytest.approx(sum(10_240 / (9000 + step) for step in range(10, 301, 10)) / 60)
     assert list(time.x) == sorted(time.x)
 
 
-def test_a_log_without_tokens_counts_updates() -> None:
-    log = Curves([{"t": 1, "step": 7, "m": {"pretrain/loss": 3.0}}], "pretrain")
-    assert (log.token_axis, list(log.over_tokens("", log.series("loss")).x)) == ("updates", [7])
+def test_a_training_without_a_log_says_so(tmp_path: Path) -> None:
+    inputs = whole_run(tmp_path)
+    (inputs["pretrain"] / "metrics.jsonl").unlink()
+    words = built(tmp_path, inputs, {})[1].visible
+    assert "pretrain: no curve was recorded." in words and "finetune-qa: loss on answers" in words
 
 
 def test_safety_says_what_it_means(made: tuple[str, Page], tmp_path: Path) -> None:

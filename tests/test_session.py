@@ -48,11 +48,12 @@ class Place:
             return [session.stage(name, lambda: writes(content)) for name in stages]
 
     def runs(self, tracker: Tracker | None = None) -> dict[str, Run]:
-        """MLflow runs by name, the parent under the preset's."""
+        """MLflow runs by name, the parent under the preset's, without its id."""
         client = (tracker or self.tracker).client
         found = client.search_runs([e.experiment_id for e in client.search_experiments()])
-        assert len({run.info.run_name for run in found}) == len(found)
-        return {run.info.run_name: run for run in found}
+        named = {run.info.run_name.removesuffix(f" {run.info.run_id[:8]}"): run for run in found}
+        assert len(named) == len(found)
+        return named
 
 
 @pytest.fixture

@@ -44,6 +44,8 @@ from gptcore.durable import place
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 ROLE, STAGE, KEY, INVOCATION = "gptmill.role", "gptmill.stage", "gptmill.key", "gptmill.invocation"
 PARENT = "mlflow.parentRunId"
+PIPELINE = "pipeline"
+"""The role of a run of the whole pipeline; a rebuild of one has another."""
 LONGEST_PARAM, LONGEST_TAG, LONGEST_DIGEST = 6000, 8000, 36
 """Characters that MLflow takes."""
 
@@ -114,11 +116,18 @@ class Tracker:
             return str(found.experiment_id)
 
     def open_parent(self, preset: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-        """Make the run of one pipeline invocation, or reopen the one with the same `gptmill.invocation` tag; its id."""
+        """Make the run of one pipeline invocation, or reopen the one with the same `gptmill.invocation` tag; its id.
+
+        A pipeline's name ends in the id's first 8 characters, so that the curves of two runs are told apart in a chart.
+        """
+        tags = {ROLE: PIPELINE, **tags}
         with asking(self.uri):
             experiment = self.experiment(preset)
             found = self._find(experiment, {INVOCATION: tags[INVOCATION]}) if INVOCATION in tags else None
-            return str(self._open(experiment, name, params, {ROLE: "pipeline", **tags}, found).info.run_id)
+            run_id = str(self._open(experiment, name, params, tags, found).info.run_id)
+            if found is None and tags[ROLE] == PIPELINE:  # a reproduction's name tells whose it is
+                self.client.update_run(run_id, name=f"{name} {run_id[:8]}")
+            return run_id
 
     def reopen(self, run_id: str) -> bool:
         """Set a run RUNNING again; False where it is not there any more."""

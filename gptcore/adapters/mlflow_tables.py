@@ -17,6 +17,8 @@ MOST_ROWS, MOST_CHARS = 500, 1000
 FOLDER = "tables"
 LOGGED = "mlflow.loggedArtifacts"
 """The tag by which the UI knows an artifact for a table."""
+FIRST, LAST = ("id", "kind", "fields", "target", "prediction", "scores"), ("baseline", "baseline_scores")
+"""Of a sample, in the order in which a reader wants them; its file has them by the alphabet."""
 
 
 def log_sample_tables(tracker: Tracker, run_id: str, directory: Path) -> list[str]:
@@ -39,7 +41,7 @@ def log_sample_tables(tracker: Tracker, run_id: str, directory: Path) -> list[st
 
 
 def sample_table(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Columns and rows: what identifies a sample, its fields, target and prediction, then every score.
+    """Columns and rows: what identifies a sample, its fields, target and prediction, every score, the baseline last.
 
     Of many samples evenly chosen ones, the same in every run with the same samples.
     """
@@ -52,7 +54,9 @@ def sample_table(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _row(sample: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    for name, value in sample.items():
+    between = [name for name in sample if name not in (*FIRST, *LAST)]
+    for name in (name for name in (*FIRST, *between, *LAST) if name in sample):
+        value = sample[name]
         if name in ("fields", "scores"):
             row |= {inner: _cell(of) for inner, of in value.items()}
         elif name == "baseline_scores":

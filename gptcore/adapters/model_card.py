@@ -225,12 +225,21 @@ def _benchmark(facts: Facts) -> str:
     trivial = facts.skill.baseline.replace("_", " ")
     counts = ", ".join(f"{task} {result['n']:,}" for task, result in facts.tasks.items())
     text = (
-        f"Items held out from training: {counts}. Greedy decoding, lm-eval. Of bits per byte the lower is the better. "
-        "In training text: items that share a run of 13 words with it."
+        f"Items held out from training: {counts}. lm-eval; {_answered(facts)}. Of bits per byte the lower is the "
+        "better. In training text: items that share a run of 13 words with it."
     )
     return f"{text}\n\n" + _table(
         ("metric", "this model", "standard error", f"baseline ({trivial})", "base model", "in training text"), rows
     )
+
+
+def _answered(facts: Facts) -> str:
+    """How the benchmark came to the skill's answers, and over how many seeds scores are means."""
+    chosen, seeds = facts.skill.decoding, max(len(result.get("seeds", ())) for result in facts.tasks.values())
+    how = "the likeliest label is the answer" if facts.skill.labels else "greedy decoding"
+    if chosen and not facts.skill.labels:
+        how = f"of {chosen.samples} answers drawn the one most like the others is given"
+    return f"{how}; what is drawn was drawn under {seeds} seeds, and scores are their mean" if seeds else how
 
 
 def _safety(facts: Facts) -> str:

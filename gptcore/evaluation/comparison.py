@@ -21,8 +21,6 @@ Verdict = Literal["better", "worse", "no difference shown", "equal", "differs", 
 
 ALPHA = 0.05
 """Share of comparisons without a difference in which any metric may be called better or worse."""
-SHOWN_AT = 2.0
-"""Combined standard errors from which one difference by itself counts as shown."""
 
 STAGE_ORDER = ("corpus", "tokenizer", "tokens", "pretrain", "finetune", "benchmark", "publish", "report")
 """Kinds of stages, each after what it reads."""
@@ -221,20 +219,6 @@ def _judge(name: str, delta: Delta, corrected: float | None) -> Delta:
         else:
             said = "no difference shown"
     return replace(delta, verdict=said, p_corrected=corrected)
-
-
-def verdict(name: str, delta: float, stderr: float | None) -> Verdict:
-    """A plain word about a change: better or worse only where the direction is known and the change is shown."""
-    if delta == 0:
-        return "equal"
-    sign = direction(name)
-    if sign is None:
-        return "differs"
-    if stderr is None:
-        return "no standard error"
-    if not abs(delta) > SHOWN_AT * stderr:
-        return "no difference shown"
-    return "better" if delta * sign > 0 else "worse"
 
 
 def direction(name: str) -> int | None:

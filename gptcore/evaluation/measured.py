@@ -38,15 +38,16 @@ class Figure:
     samples: Sequence[Sample]
 
 
-def paired_differences(a: Path, b: Path, model: str) -> dict[str, PairedDifference | str]:
+def paired_differences(a: Path, b: Path, model: str | None) -> dict[str, PairedDifference | str]:
     """Every figure that two finished benchmark stages share, by its headline name.
 
-    model: whose benchmark it is, `base` or a skill. A value in words says why a figure is not compared item by item.
+    model: whose benchmark it is, `base` or a skill; None as in `figures`. A value in words says why a figure is not
+    compared item by item.
     """
     return grouped_differences([a], [b], model)
 
 
-def grouped_differences(a: Sequence[Path], b: Sequence[Path], model: str) -> dict[str, PairedDifference | str]:
+def grouped_differences(a: Sequence[Path], b: Sequence[Path], model: str | None) -> dict[str, PairedDifference | str]:
     """The same for groups of stages that differ in seeds alone: each item's score is the mean over its group."""
     groups = [[figures(directory, model) for directory in group] for group in (a, b)]
     names = set.intersection(*(set(found) for group in groups for found in group))

@@ -9,6 +9,7 @@ from gptcore.config import Preset
 from gptcore.durable import write_bytes
 from gptcore.evaluation.headline import STDERR
 from gptcore.evaluation.report_data import corpus, own_data, published, tokenizer
+from gptcore.evaluation.report_differences import from_base
 from gptcore.evaluation.report_lineage import asked, lineage, reproduce
 from gptcore.evaluation.report_scores import Scores, benchmarks, read_scores, safety, samples_of
 from gptcore.evaluation.report_training import cost, training
@@ -24,15 +25,16 @@ def build_report(preset: Preset, manifests: Mapping[str, Manifest], work: Work) 
     manifests: of the finished stages, by name. Raises ValueError for an input file that is there but broken.
     """
     manifests = {name: manifest for name, manifest in manifests.items() if name != "report"}
-    scores = {
-        name.removeprefix("benchmark-"): read_scores(directory)
+    measured = {
+        name.removeprefix("benchmark-"): directory
         for name, directory in work.inputs.items()
         if name.startswith("benchmark-")
     }
+    scores = {model: read_scores(directory) for model, directory in measured.items()}
     sections: list[tuple[str, Markup]] = [
         ("Asked for", asked(preset)),
         ("Training", training(work.inputs)),
-        ("Benchmarks", benchmarks(scores)),
+        ("Benchmarks", benchmarks(scores, from_base(measured))),
         ("Safety", safety(scores)),
         ("Samples", samples_of(work.inputs, scores)),
         ("Published models", published(work.inputs)),

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptcore.evaluation.comparison import ABOUT_OTHERS, Verdict, verdict
+from gptcore.evaluation.comparison import ABOUT_OTHERS
 from gptcore.evaluation.headline import ERRORS, SEED_STD, STDERR
 from gptcore.evaluation.repeats import each_once
 from gptcore.evaluation.report_data import stage_json
+from gptcore.evaluation.report_differences import EXPLAINED, Differences, difference
 from gptcore.evaluation.report_plots import Bars, bars
-from gptcore.evaluation.report_words import DASH, NOT_MEASURED, with_error
+from gptcore.evaluation.report_words import NOT_MEASURED, with_error
 from gptcore.evaluation.safety import safety_scores
 from gptcore.html_page import Markup, definitions, element, figure, joined, paragraph, table
 
@@ -32,15 +32,17 @@ def read_scores(directory: Path) -> Scores:
     return found["tasks"] if found else {}
 
 
-def benchmarks(scores: Mapping[str, Scores]) -> Markup:
+def benchmarks(scores: Mapping[str, Scores], from_base: Differences) -> Markup:
     """Every task's tables. scores: by the model measured."""
     tasks = list(dict.fromkeys(task for results in scores.values() for task in results))
     if not tasks:
         return NOT_MEASURED
     repeated = any("seeds" in result for results in scores.values() for result in results.values())
     spread = " sd: the standard deviation between seeds, where something is drawn." if repeated else ""
-    explained = paragraph(f"Value ± standard error, with the 95 % interval under it.{spread}", "soft")
-    return joined([explained, *(_task(task, {m: r[task] for m, r in scores.items() if task in r}) for task in tasks)])
+    compared = f" {EXPLAINED}" if from_base else ""
+    explained = f"Value ± standard error, with the 95 % interval under it.{spread}{compared}"
+    every = [_task(task, {m: r[task] for m, r in scores.items() if task in r}, from_base) for task in tasks]
+    return joined([paragraph(explained, "soft"), *every])
 
 
 def safety(scores: Mapping[str, Scores]) -> Markup:
@@ -55,17 +57,15 @@ def safety(scores: Mapping[str, Scores]) -> Markup:
     return table(("model", "figure", "value", "what it says"), rows, (2,))
 
 
-def _task(task: str, results: Mapping[str, Mapping[str, Any]]) -> Markup:
+def _task(task: str, results: Mapping[str, Mapping[str, Any]], from_base: Differences) -> Markup:
     """One task's tables: results by the model measured."""
     models = sorted(results, key=lambda model: (model == "base", model != task))  # a skill's own model first, base last
     first = results[models[0]]
     seeds = f" under {len(first['seeds'])} seeds" if "seeds" in first else ""
     pieces = [element("h3", f"{task}: {first['n']:,} items{seeds}")]
-    pieces.append(
-        _metric_table(
-            [("", first["n"], {m: results[m]["metrics"] for m in models})], list(own_metrics(first["metrics"]))
-        )
-    )
+    own = list(own_metrics(first["metrics"]))
+    compared = {model: from_base[model] for model in models if model in from_base}
+    pieces.append(_metric_table(task, [("", first["n"], {m: results[m]["metrics"] for m in models})], own, compared))
     if first.get("kinds"):
         metric = first["target_metric"]
         rows = [
@@ -75,7 +75,7 @@ def _task(task: str, results: Mapping[str, Mapping[str, Any]]) -> Markup:
         pieces.append(
             figure(_kind_bars(task, metric, rows, models), f"{task}: {metric} by kind, whiskers two standard errors")
         )
-        pieces += [_metric_table(rows, [name], name) for name in own_metrics(first["metrics"])]
+        pieces += [_metric_table(task, rows, [name], compared, name) for name in own]
     overlap = first.get("overlap_13gram")
     if overlap:
         pieces.append(
@@ -99,8 +99,10 @@ def own_metrics(metrics: Mapping[str, Any]) -> Iterator[str]:
             yield name
 
 
-def _metric_table(rows: Sequence[Row], metrics: Sequence[str], caption: str = "") -> Markup:
-    """One line a kind, or, for all items together, one a metric."""
+def _metric_table(
+    task: str, rows: Sequence[Row], metrics: Sequence[str], from_base: Differences, caption: str = ""
+) -> Markup:
+    """One line a kind, or, for all items together, one a metric. from_base: of the models shown."""
     models = list(rows[0][2])
     has_baseline = any(f"{m}_baseline" in row[2][models[0]] for row in rows for m in metrics)
     head = ["metric", *models] if not caption else ["kind", "items", *models]
@@ -109,8 +111,7 @@ def _metric_table(rows: Sequence[Row], metrics: Sequence[str], caption: str = ""
     has_overlap = any("overlap_13gram" in row[2][models[0]] for row in rows)
     if has_overlap:
         head.append("items in training text")
-    if len(models) > 1:
-        head.append(f"{models[0]} is")
+    head += [f"{model} - base" for model in from_base]
     lines = []
     for kind, count, by_model in rows:
         for metric in metrics:
@@ -120,30 +121,14 @@ def _metric_table(rows: Sequence[Row], metrics: Sequence[str], caption: str = ""
                 cells.append(_cell(by_model[models[0]], f"{metric}_baseline"))
             if has_overlap:
                 cells.append(f"{by_model[models[0]]['overlap_13gram'] or 0:.1%}")
-            if len(models) > 1:
-                cells.append(_against(metric, by_model.get(models[0], {}), by_model.get(models[-1], {}), models[-1]))
+            name = f"{task}/{metric}{f'_{kind}' if kind else ''}"
+            cells += [difference(found.get(name)) for found in from_base.values()]
             lines.append(cells)
-    return table(head, lines, range(1, len(head) - (len(models) > 1)), caption)
+    return table(head, lines, range(1, len(head) - len(from_base)), caption)
 
 
 def _cell(metrics: Mapping[str, float | None], name: str) -> Markup:
     return with_error(metrics.get(name), metrics.get(name + STDERR), metrics.get(name + SEED_STD))
-
-
-WORDS: Mapping[Verdict, str] = {"equal": "equal to", "no difference shown": "not shown to differ from"}
-
-
-def _against(metric: str, mine: Mapping[str, float | None], other: Mapping[str, float | None], name: str) -> str:
-    """`better than base`, by more than two standard errors of the difference."""
-    a, b = mine.get(metric), other.get(metric)
-    if a is None or b is None:
-        return DASH
-    errors = [metrics.get(metric + STDERR) for metrics in (mine, other)]
-    known = [error for error in errors if error is not None]
-    said = verdict(metric, a - b, math.hypot(*known) if len(known) == 2 else None)
-    if said in ("better", "worse"):
-        return f"{said} than {name}"
-    return f"{WORDS[said]} {name}" if said in WORDS else DASH
 
 
 def _kind_bars(task: str, metric: str, rows: Sequence[Row], models: Sequence[str]) -> str:

@@ -3,118 +3,77 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
-from typing import Any
 
+from gptcore.evaluation.learning_curves import Point, learning_curves
 from gptcore.evaluation.report_data import stage_json
 from gptcore.evaluation.report_plots import Line, curves
 from gptcore.evaluation.report_words import DASH, NOT_MEASURED, duration, number
 from gptcore.html_page import Markup, element, figure, joined, paragraph, table
 from gptcore.store import Manifest
-from gptcore.work import read_metrics
-
-PAUSE = 20
-"""A gap between two logged lines of so many usual ones is a pause: the run was stopped, and goes on."""
 
 TRAINED = ("tokens", "tokens_per_second")
 """Metrics of training stages beside their cost."""
-Point = tuple[int, float]
-"""(step, value)."""
-
-
-class Curves:
-    """A training stage's log: its series, and the tokens and seconds behind each step."""
-
-    def __init__(self, log: Sequence[Mapping[str, Any]], stage: str) -> None:
-        self._log, self._stage = log, stage
-        self._seconds = _seconds_by_step(log)
-        counted = self.series("tokens")
-        self.tokens_per_step = counted[-1][1] / counted[-1][0] if counted else None
-        """None where the log counts no tokens."""
-
-    def series(self, name: str) -> list[Point]:
-        """The finite values of a metric."""
-        name = f"{self._stage}/{name}"
-        found = [(line["step"], line["m"][name]) for line in self._log if name in line["m"]]
-        return [(step, value) for step, value in found if math.isfinite(value)]
-
-    def over_tokens(self, label: str, points: Sequence[Point], marked: bool = False) -> Line:
-        """A curve over millions of tokens seen, or over updates where none were counted."""
-        scale = 1.0 if self.tokens_per_step is None else self.tokens_per_step / 1e6
-        return Line(label, [step * scale for step, _ in points], [value for _, value in points], marked)
-
-    def over_time(self, label: str, points: Sequence[Point], marked: bool = False) -> Line:
-        """A curve over minutes of training."""
-        return Line(label, [self._seconds[step] / 60 for step, _ in points], [value for _, value in points], marked)
-
-    @property
-    def token_axis(self) -> str:
-        """What `over_tokens` counts."""
-        return "updates" if self.tokens_per_step is None else "million tokens"
-
-
-def _seconds_by_step(log: Iterable[Mapping[str, Any]]) -> dict[int, float]:
-    """Seconds since the first logged line; a pause counts as a usual gap."""
-    moments = {line["step"]: line["t"] / 1000 for line in log}
-    gaps = [later - before for before, later in pairwise(moments.values())]
-    usual = median(gaps) if gaps else 0.0
-    seconds, total = {}, 0.0
-    for step, gap in zip(moments, [0.0, *gaps], strict=True):
-        total += usual if gap > PAUSE * usual else gap
-        seconds[step] = total
-    return seconds
+TOKENS, TIME = "million tokens", "minutes of training"
+Lines = Mapping[str, Sequence[Point]]
+"""Curves by label."""
 
 
 def training(inputs: Mapping[str, Path]) -> Markup:
     """Every training stage's curves."""
     plots: list[Markup] = []
     for stage in (name for name in inputs if name == "pretrain" or name.startswith("finetune-")):
-        log = Curves(read_metrics(inputs[stage] / "metrics.jsonl"), stage)
-        if not log.series("loss"):
+        log = learning_curves(inputs[stage], stage)
+        if "loss" not in log:
             plots.append(paragraph(f"{stage}: no curve was recorded.", "soft"))
         elif stage == "pretrain":
             plots += _pretraining(log, _bits_per_byte(log, inputs))
         else:
-            lines = [
-                log.over_tokens("training", log.series("loss")),
-                log.over_tokens("validation", log.series("val_loss"), marked=True),
-            ]
-            drawn = curves(f"{stage}-loss", [line for line in lines if line.y], log.token_axis, "nats per token")
+            lines = {"training": log["loss"], "validation": log.get("val_loss", [])}
+            drawn = curves(f"{stage}-loss", over_tokens(lines), TOKENS, "nats per token")
             plots.append(figure(drawn, f"{stage}: loss on answers"))
     return element("div", joined(plots), "plots") if plots else NOT_MEASURED
 
 
-def _bits_per_byte(log: Curves, inputs: Mapping[str, Path]) -> list[tuple[str, list[Point]]]:
+def over_tokens(lines: Lines) -> list[Line]:
+    """Curves over millions of tokens seen, those without points left out."""
+    return [_line(label, points, [point.tokens / 1e6 for point in points]) for label, points in lines.items() if points]
+
+
+def over_time(lines: Lines) -> list[Line]:
+    """Curves over minutes of training, those without points left out."""
+    return [_line(label, points, [point.seconds / 60 for point in points]) for label, points in lines.items() if points]
+
+
+def _line(label: str, points: Sequence[Point], x: Sequence[float]) -> Line:
+    return Line(label, x, [point.value for point in points], marked=label == "validation")
+
+
+def _bits_per_byte(log: Mapping[str, list[Point]], inputs: Mapping[str, Path]) -> dict[str, list[Point]]:
     """Training and validation in bits per byte; the first needs what the tokens stage has counted."""
     index = stage_json(inputs, "tokens", "index.json")
     train = index["splits"]["train"] if index else {}
-    found = []
+    found = {"validation": log.get("val_bits_per_byte", [])}
     if train.get("bytes") and train.get("tokens"):
         bits = train["tokens"] / train["bytes"] / math.log(2)  # of a nat per token
-        found.append(("training", [(step, loss * bits) for step, loss in log.series("loss")]))
-    return [*found, ("validation", log.series("val_bits_per_byte"))]
+        found = {"training": [replace(point, value=point.value * bits) for point in log["loss"]], **found}
+    return found
 
 
-def _pretraining(log: Curves, both: Sequence[tuple[str, list[Point]]]) -> list[Markup]:
+def _pretraining(log: Mapping[str, list[Point]], both: Lines) -> list[Markup]:
     plots = []
-    there = [(label, points) for label, points in both if points]
-    if there:
-        for name, axis, over in (("tokens", log.token_axis, log.over_tokens), ("time", "minutes", log.over_time)):
-            lines = [over(label, points, label == "validation") for label, points in there]
+    if any(both.values()):
+        for name, axis, lines in (("tokens", TOKENS, over_tokens(both)), ("time", TIME, over_time(both))):
             drawn = curves(f"pretrain-{name}", lines, axis, "bits per byte")
             plots.append(figure(drawn, f"pretrain: bits per byte against {name}"))
     else:
-        drawn = curves("pretrain-loss", [log.over_tokens("training", log.series("loss"))], log.token_axis, "nats")
+        drawn = curves("pretrain-loss", over_tokens({"training": log["loss"]}), TOKENS, "nats")
         plots.append(figure(drawn, "pretrain: loss, nats per token"))
-    speed = log.series("tokens_per_second")
-    if speed:
-        line = log.over_tokens("tokens per second", speed)
-        drawn = curves("pretrain-speed", [line], log.token_axis, "tokens per second", from_zero=True)
-        plots.append(figure(drawn, "pretrain: throughput"))
-    return plots
+    speed = over_tokens({"tokens per second": log["tokens_per_second"]})
+    drawn = curves("pretrain-speed", speed, TOKENS, "tokens per second", from_zero=True)
+    return [*plots, figure(drawn, "pretrain: throughput")]
 
 
 def cost(manifests: Mapping[str, Manifest]) -> Markup:
