@@ -71,6 +71,9 @@ class Decoding(Part):
     lead_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """What an answer's likeness to the first sentence of the input (of the field that `truncate` names) counts beside
     its mean likeness to the other answers: holds a small model to its text."""
+    least_agreement: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, exclude_if=lambda value: not value)
+    """Where the answer's mean likeness to the other answers is below this, that first sentence is given in its place:
+    answers that have little in common tell of a model that does not know. 0 always gives the model's answer."""
 
 
 class Skill(Part):

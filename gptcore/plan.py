@@ -88,29 +88,36 @@ def resolve_tasks(
 ) -> list[dict[str, Any]] | None:
     """Check the list of standard tasks and find the version of their data, as one more source; none without tasks.
 
-    anew: ask the hub; otherwise its commits are those of the last time, and the answer None when it was never asked.
-    recorded: versions at whose commits the hub is asked.
+    Tasks that lm-eval does not ship come with the version of the files that define them. anew: ask the hub; otherwise
+    its commits are those of the last time, and the answer None when it was never asked. recorded: versions at whose
+    commits the hub is asked.
     """
     names = preset.benchmark.tasks
     if not names:
         return []
+    from gptcore.evaluation.own_tasks import VERSION, own_version
     from gptcore.evaluation.task_catalogue import Catalogue, check_tasks
     from gptcore.evaluation.task_data import local_versions, needs, pinned, versions_of
     from gptcore.text.digests import DigestCache
 
     cache, data_dir = home / "cache", preset.benchmark.data_dir
-    found = needs(check_tasks(names, Catalogue(cache)))
+    catalogue = Catalogue(cache)
+    tasks = check_tasks(names, catalogue)
+    found = needs(tasks)
     asked = {"tasks": names, "data_dir": data_dir, "lm-eval": library_version("lm-eval")}
     remembered = cache / "sources" / f"tasks-{sha256_json(asked)[:16]}.json"
     with DigestCache(cache) as digests:
+        # A record from before task files were part of it is looked at as it was made.
+        own = own_version(tasks, catalogue, digests) if recorded is None or VERSION in recorded else {}
         if anew:
             data: dict[str, Any] = versions_of(pinned(found, recorded or {}), data_dir, digests)
             if recorded is None:
                 write_json(remembered, data)
+            data |= own
             return [{"task_data": data}] if data else []
         local = local_versions(found, data_dir, digests)
     before = read_json(remembered) or {}
-    data = {name: before.get(name) if version is None else version for name, version in local.items()}
+    data = {name: before.get(name) if version is None else version for name, version in local.items()} | own
     if None in data.values():
         return None
     return [{"task_data": data}] if data else []
@@ -234,7 +241,10 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     if old.get("init") != new.get("init"):
         reasons.append("other files behind model.init")
     if old.get("task_data") != new.get("task_data"):
-        reasons.append("other data of standard tasks")
+        from gptcore.evaluation.own_tasks import VERSION
+
+        edited = [(values.get("task_data") or {}).get(VERSION) for values in (old, new)]
+        reasons.append("other files of benchmark tasks" if edited[0] != edited[1] else "other data of standard tasks")
     if old["version"] != new["version"]:
         reasons.append(f"stage version {old['version']} -> {new['version']}")
     return "; ".join(reasons) or "another key exists"

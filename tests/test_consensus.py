@@ -45,3 +45,13 @@ def test_the_lead_sentence_has_as_much_say_as_it_is_given():
     lead = "The graph is drawn at once."
     assert most_alike(drawn, lead) == most_alike(drawn, lead, 0.5) == drawn[0]
     assert most_alike(drawn, lead, 3.0) == drawn[2]
+
+
+def test_where_answers_have_little_in_common_the_lead_sentence_is_given():
+    agreeing, lead = ["Return the axes.", "Return the axes.", "Return all axes."], "The graph is drawn at once."
+    apart = ["Set the convention.", "Return the axes.", "A graph of words."]
+    assert most_alike(agreeing, lead, 1.0, 0.25) == agreeing[0]
+    assert most_alike(apart, lead, 1.0, 0.25) == lead
+    assert most_alike(apart, lead, 1.0) in apart  # the model's own, however unsure it is
+    assert most_alike(apart, "", 1.0, 0.25) in apart  # there is nothing else to give
+    assert most_alike(apart[:1], lead, 1.0, 0.25) == apart[0]  # nor does one answer alone disagree

@@ -215,6 +215,24 @@ def test_figures_of_answers_as_texts_or_labels(tmp_path: Path) -> None:
     assert all(isinstance(difference, PairedDifference) and difference.delta > 0.1 for difference in found.values())
 
 
+def test_figures_of_many_labels(tmp_path: Path) -> None:
+    draw = random.Random(9)
+    known = [f"label {number}" for number in range(90)]
+    recorded: dict[str, list[float]] = {"macro_f1": [], "matthews": []}
+    for which, chance in (("a", 0.5), ("b", 0.2)):
+        wanted = [known[number % len(known)] for number in range(300)]
+        given = [draw.choice(known) if draw.random() < chance else label for label in wanted]
+        recorded["macro_f1"].append(float(f1_score(wanted, given, average="macro")))
+        recorded["matthews"].append(float(matthews_corrcoef(wanted, given)))
+        rows = enumerate(zip(wanted, given, strict=True))
+        samples = [{"id": n, "target": w, "prediction": g, "scores": {}} for n, (w, g) in rows]
+        stage(tmp_path / which, intent=({name: values[-1] for name, values in recorded.items()}, samples))
+    for name, values in recorded.items():
+        found = one(tmp_path / "a", tmp_path / "b", f"intent/{name}", "base")
+        assert (found.a, found.b) == pytest.approx(values)
+        assert 0 < found.interval[0] < found.delta < found.interval[1] and found.p < 0.01
+
+
 def test_filters_are_figures_of_their_own(tmp_path: Path) -> None:
     draw = random.Random(7)
     for which in "ab":

@@ -199,6 +199,63 @@ def test_without_the_hub_its_caches_tell_the_commit(tmp_path: Path, monkeypatch:
         assert versions_of([kept], closed, digests) == {"some/data": {"commit": commit}}, "not the cache's newest"
 
 
+def test_the_files_that_define_a_task_enter_the_keys(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tasks"
+    own(
+        folder,
+        group="group: ours\ntask: [mine, hellaswag]\n",
+        mine="include: shared/base.yml\ntask: mine\ndoc_to_text: !function code.text\n",
+        other=TASK.format("other"),
+    )
+    (folder / "shared").mkdir()
+    rows = [data / "Rowan" / "hellaswag" / "data" / f"{name}.jsonl" for name in ("train", "validation")]
+    base = "dataset_path: json\noutput_type: multiple_choice\ndataset_kwargs: {{data_files: {}}}\n"
+    (folder / "shared" / "base.yml").write_text(base.format(rows[0]))
+    (folder / "code.py").write_text("def text(doc): return doc['ctx']\n")
+    monkeypatch.setattr(Catalogue.__init__, "__defaults__", ([folder],))
+
+    def version(tasks: str, recorded: dict[str, Any] | None = None) -> dict[str, Any]:
+        loaded = load_preset("quickstart", [f"benchmark.tasks=[{tasks}]", f"benchmark.data_dir={data}"])
+        (found,) = resolve_tasks(loaded, tmp_path, recorded=recorded)
+        if recorded is None:
+            assert resolve_tasks(loaded, tmp_path, anew=False) == [found], "a plan sees the same"
+        versions: dict[str, Any] = found["task_data"]
+        return versions
+
+    before = version("ours")
+    assert [name for name, _ in before["task files"]["files"]] == [
+        "code.py", "group.yaml", "mine.yaml", "shared/base.yml",
+    ]  # fmt: skip
+    assert "task files" not in version("hellaswag"), "lm-eval's own are known by its version"
+    assert "task files" not in version("ours", recorded={"Rowan/hellaswag": {}}), "as a record of before was made"
+    for name in ("code.py", "group.yaml", "mine.yaml", "shared/base.yml"):
+        was = (folder / name).read_text()
+        (folder / name).write_text(f"{was}# another\n")
+        changed = version("ours")
+        assert {n for n in before if before[n] != changed[n]} == {"task files"}, name
+        (folder / name).write_text(was)
+    (folder / "other.yaml").write_text(f"{TASK.format('other')}# not listed\n")
+    assert version("ours") == before
+    parts: dict[str, Any] = {"config": {}, "inputs": {}, "libraries": {}, "version": 1}
+    assert (
+        difference({**parts, "task_data": before}, {**parts, "task_data": changed}) == "other files of benchmark tasks"
+    )
+
+
+def test_two_tasks_that_read_files_of_one_format_are_two(tmp_path: Path) -> None:
+    task = "task: {}\ndataset_path: json\noutput_type: multiple_choice\ndataset_kwargs: {{data_files: {}}}\n"
+    yamls = {name: task.format(name, tmp_path / f"{name}.json") for name in ("one", "two")}
+    catalogue = own(tmp_path / "tasks", **yamls)
+    for name in yamls:
+        (tmp_path / f"{name}.json").write_text(name)
+    with DigestCache(tmp_path) as digests:
+        versions = local_versions(needs(check_tasks(list(yamls), catalogue)), None, digests)
+    sha = {name: hashlib.sha256(name.encode()).hexdigest() for name in yamls}
+    assert versions == {f"json of {name}": {"files": [[f"{name}.json", sha[name]]]} for name in yamls}
+
+
 def test_a_recorded_commit_is_what_the_hub_is_asked_for(tmp_path: Path) -> None:
     def info(commit: str) -> Answer:
         body = json.dumps({"id": "Rowan/hellaswag", "sha": commit, "tags": []}).encode()

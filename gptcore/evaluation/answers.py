@@ -43,7 +43,8 @@ def chosen_answers(
     """
     draw, samples = Sampling(temperature=decoding.temperature), decoding.samples
     found = generate(model, prompts, limits, {tokenizer.eot}, draw, samples=samples, seed=seed)
+    weight, least = decoding.lead_weight, decoding.least_agreement
     return [
-        most_alike([tokenizer.decode(answer.tokens) for answer in group], lead_sentence(text), decoding.lead_weight)
+        most_alike([tokenizer.decode(answer.tokens) for answer in group], lead_sentence(text), weight, least)
         for group, text in zip(found, texts, strict=True)
     ]

@@ -2,7 +2,8 @@
 
 The likeliest answer of a small model is often odd: it goes round in circles, or ends at once. Where a score rewards
 likeness, as ROUGE-L does, the best guess is the candidate whose mean score against answers drawn from the model is
-highest, as if each of them were the right one. The text's own first sentence may have a say too.
+highest, as if each of them were the right one. The text's own first sentence may have a say too, and stand in for the
+answer where the answers drawn have little in common: then the model does not know (Manakul et al. 2023, section 5).
 """
 
 from __future__ import annotations
@@ -34,17 +35,19 @@ def likeness(first: Sequence[str], second: Sequence[str]) -> float:
     return 2 * shared / (len(first) + len(second)) if shared else 0.0
 
 
-def most_alike(drawn: Sequence[str], lead: str = "", weight: float = 0.0) -> str:
+def most_alike(drawn: Sequence[str], lead: str = "", weight: float = 0.0, least: float = 0.0) -> str:
     """Of the answers drawn the one most like the others; the first of equals.
 
-    Likeness to the text's lead sentence counts `weight` times beside it. ValueError without any answer drawn.
+    lead: the text's first sentence, likeness to which counts `weight` times beside it, and which is given instead where
+    the answer's mean likeness to the others is below `least`. ValueError without any answer drawn.
     """
     if not drawn:
         raise ValueError("no answers were drawn: there is nothing to be like")
     words, of_lead = [letter_words(text) for text in drawn], letter_words(lead)
-
-    def worth(candidate: int) -> float:
-        others = [likeness(words[candidate], words[judge]) for judge in range(len(drawn)) if judge != candidate]
-        return sum(others) / max(1, len(others)) + weight * likeness(words[candidate], of_lead)
-
-    return drawn[max(range(len(words)), key=lambda candidate: (worth(candidate), -candidate))]
+    agreement = [
+        sum(likeness(one, other) for judge, other in enumerate(words) if judge != candidate) / max(1, len(words) - 1)
+        for candidate, one in enumerate(words)
+    ]
+    worth = [agreed + weight * likeness(one, of_lead) for agreed, one in zip(agreement, words, strict=True)]
+    best = worth.index(max(worth))
+    return lead if of_lead and len(drawn) > 1 and agreement[best] < least else drawn[best]

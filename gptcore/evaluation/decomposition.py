@@ -25,6 +25,8 @@ TOKENIZERS = ("13a", "zh", "char", "intl", "none")
 """Those of sacrebleu's BLEU that are tried until the recorded figure comes out."""
 SCALES = (1.0, 0.01)
 """sacrebleu counts to 100; a figure may stand as a share."""
+MOST_LABELS = 500
+"""More are free text: and three numbers a label are kept of every item."""
 AS_RECORDED = 1e-4
 """Relative difference from the recorded figure that rounding of items and figures explains."""
 
@@ -113,39 +115,31 @@ def _pair(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2
 
 
-# Labels: (wanted, given) of each item as one cell of a table
+# Labels: of each one whether the item was right, wanted it, and was given it
 
 
 def _confusion(metric: str, labels: Sequence[tuple[str, str]]) -> Iterator[Parts]:
-    figures: dict[str, tuple[Figure, ...]] = {
-        "f1": (_f1,),
-        "macro_f1": (_macro_f1,),
-        "mcc": (_mcc,),
-        "matthews": (_mcc,),
-    }
-    found = figures.get(metric, ())
+    figures: dict[str, Figure] = {"f1": _f1, "macro_f1": _macro_f1, "mcc": _mcc, "matthews": _mcc}
     known = sorted({label for pair in labels for label in pair})
-    if not found or len(known) > 50:  # free text, no labels
+    if metric not in figures or len(known) > MOST_LABELS:
         return
     place = {label: number for number, label in enumerate(known)}
-    table = np.zeros((len(labels), len(known), len(known)))
+    marks = np.zeros((len(labels), 3, len(known)))
     for item, (wanted, given) in enumerate(labels):
-        table[item, place[wanted], place[given]] = 1.0
-    flat = table.reshape(len(labels), -1)
-    for figure in found:
-        yield Parts(flat, figure)
+        marks[item, 0, place[given]] = wanted == given
+        marks[item, 1, place[wanted]] = marks[item, 2, place[given]] = 1.0
+    yield Parts(marks.reshape(len(labels), -1), figures[metric])
 
 
-def _cells(sums: Sums) -> tuple[Sums, Sums, Sums]:
+def _counts(sums: Sums) -> tuple[Sums, Sums, Sums]:
     """Right answers, wanted and given of each label: (..., labels)."""
-    labels = math.isqrt(sums.shape[-1])
-    table = sums.reshape(*sums.shape[:-1], labels, labels)
-    return np.diagonal(table, axis1=-2, axis2=-1), table.sum(axis=-1), table.sum(axis=-2)
+    right, wanted, given = np.split(sums, 3, axis=-1)
+    return right, wanted, given
 
 
 def _each_f1(sums: Sums) -> tuple[Sums, NDArray[np.bool_]]:
     """F1 of each label, and whether it is there at all."""
-    right, wanted, given = _cells(sums)
+    right, wanted, given = _counts(sums)
     there = wanted + given
     return np.divide(2 * right, there, out=np.zeros_like(there), where=there > 0), there > 0
 
@@ -163,7 +157,7 @@ def _macro_f1(sums: Sums) -> Sums:
 
 def _mcc(sums: Sums) -> Sums:
     """Matthews' correlation for any number of labels (Gorodkin 2004); 0 where all answers are one label."""
-    right, wanted, given = _cells(sums)
+    right, wanted, given = _counts(sums)
     n = wanted.sum(axis=-1)
     above = right.sum(axis=-1) * n - (wanted * given).sum(axis=-1)
     below = np.sqrt((n**2 - (wanted**2).sum(axis=-1)) * (n**2 - (given**2).sum(axis=-1)))

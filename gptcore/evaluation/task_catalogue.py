@@ -48,6 +48,8 @@ class TaskFile:
     config: Mapping[str, Any]
     folder: Path
     """Of the YAML."""
+    behind: tuple[str, ...] = ()
+    """Its name, and those of the tags and groups that it was reached by."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,14 @@ class Catalogue:
 
     def folders_of(self, name: str) -> list[str]:
         """The folders that hold every YAML behind a name, none inside another."""
-        every = {self._path(name).parent} if self._path_or_none(name) else set()
+        every = {self._path(name).parent} if self.path_of(name) else set()
         every |= {task.folder for task in self.tasks(name)}
         return sorted(str(folder) for folder in every if not any(parent in every for parent in folder.parents))
 
     def _expanded(self, name: str, overrides: Mapping[str, Any], inside: tuple[str, ...]) -> Iterator[TaskFile]:
         if name in inside:
             raise ValueError(f"benchmark group {name!r} holds itself")
-        path = self._path_or_none(name)
+        path = self.path_of(name)
         if path is None:
             for member in self._tagged(name):
                 yield from self._expanded(member, overrides, (*inside, name))
@@ -91,7 +93,7 @@ class Catalogue:
         if "group" in config and "class" not in config:
             yield from self._members(config, overrides, (*inside, name), path.parent)
         else:
-            yield TaskFile(name, {**config, **overrides}, path.parent)
+            yield TaskFile(name, {**config, **overrides}, path.parent, (*inside, name))
 
     def _members(
         self, group: Mapping[str, Any], overrides: Mapping[str, Any], inside: tuple[str, ...], folder: Path
@@ -108,19 +110,20 @@ class Catalogue:
             elif "group" in member or self._defined(member["task"]):
                 yield from self._expanded(member.get("group") or member["task"], own, inside)
             else:
-                yield TaskFile(f"{inside[-1]}::{member['task']}", own, folder)
+                yield TaskFile(f"{inside[-1]}::{member['task']}", own, folder, inside)
 
     # Where names stand
 
     def _defined(self, name: str) -> bool:
-        return self._path_or_none(name) is not None or any(name in index.tags for _, index in self._indices())
+        return self.path_of(name) is not None or any(name in index.tags for _, index in self._indices())
 
     def _path(self, name: str) -> Path:
-        path = self._path_or_none(name)
+        path = self.path_of(name)
         assert path is not None
         return path
 
-    def _path_or_none(self, name: str) -> Path | None:
+    def path_of(self, name: str) -> Path | None:
+        """The YAML of a task or group; None for a tag, and for a name that nobody defines."""
         places = [*self._own, *((folder, _indexed_once(folder)) for folder in _namesakes(name))]
         for root, index in places:
             if name in index.files:
@@ -229,6 +232,17 @@ def _naming(path: Path) -> dict[str, Any]:
 
 def read_task(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A task's YAML with what it includes, its own keys above those. ValueError for one that cannot be read."""
+    config, includes = parsed(path)
+    merged: dict[str, Any] = {}
+    for other in includes:
+        if other in seen:
+            raise ValueError(f"{path} includes itself")
+        merged |= read_task(other, (*seen, other))
+    return {**merged, **config}
+
+
+def parsed(path: Path) -> tuple[dict[str, Any], list[Path]]:
+    """The keys of a task's YAML, and the files that it takes over from. ValueError for one that cannot be read."""
     try:
         config = yaml.load(path.read_bytes(), _Loader)
     except (OSError, yaml.YAMLError) as error:
@@ -236,13 +250,7 @@ def read_task(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{path} is not a benchmark task: it holds no keys")
     includes = config.pop("include", None) or []
-    merged: dict[str, Any] = {}
-    for name in [includes] if isinstance(includes, str) else includes:
-        other = (path.parent / name).resolve()
-        if other in seen:
-            raise ValueError(f"{path} includes itself")
-        merged |= read_task(other, (*seen, other))
-    return {**merged, **config}
+    return config, [(path.parent / name).resolve() for name in ([includes] if isinstance(includes, str) else includes)]
 
 
 def samples(generation: Mapping[str, Any]) -> bool:

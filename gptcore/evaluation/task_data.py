@@ -36,6 +36,8 @@ class Need:
     tasks: list[str] = field(default_factory=list, compare=False)
 
     def __str__(self) -> str:
+        if self.dataset in FORMATS and self.files:
+            return f"{self.dataset} of {', '.join(sorted(self.tasks))}"
         return f"{self.dataset} (config {self.config})" if self.config else self.dataset
 
 

@@ -312,6 +312,8 @@ def _seen(rows: Sequence[_Row], logits: Tensor) -> Tensor:
 def _pick(sampling: Sampling, logits: Tensor, rows: Sequence[_Row], first: int = 0) -> Tensor:
     """A token for each row and place (R, T), the first so many behind the last, from logits (R, T, V)."""
     if sampling.temperature is None:
+        if logits.device.type == "cpu" and logits.dtype == torch.float32:  # torch looks at one number at a time
+            return torch.from_numpy(logits.numpy().argmax(-1))
         return logits.argmax(-1)
     numbers = torch.tensor(
         [[row.number(first + place) for place in range(logits.shape[1])] for row in rows], dtype=torch.double

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from xml.parsers import expat
 
 from gptcore.text import files
 from gptcore.text.digests import DigestCache
 from gptcore.text.documents import Document, Problem
+from gptcore.text.file_names import PACKINGS
+from gptcore.text.packings import Damaged, unpacked
 from gptcore.text.wikitext import namespace_key, plain_text
 
 if TYPE_CHECKING:
@@ -32,10 +31,6 @@ DEEPEST = 32
 TEXTLESS = (-2, 6, 14)
 """Namespaces of media, files and categories: links into them show no text."""
 FIELDS = frozenset({"title", "ns", "id", "timestamp", "model", "text", "namespace"})
-
-
-class Damaged(Exception):
-    """The XML is none of an export."""
 
 
 @dataclass(slots=True)
@@ -123,32 +118,20 @@ def _is_article(page: Page, namespaces: dict[int, str]) -> bool:
 
 def _pages(path: Path, name: str, parser: _Export) -> Iterator[Page | Problem]:
     """Every page; a Problem last where the file does not end as an export does."""
+    last = path.name.lower().rpartition(".")[2]
     try:
-        with _open(path) as file:
+        with cast(io.BufferedReader, unpacked(path.open("rb"), last if last in PACKINGS else None)) as file:
             while data := file.read1(CHUNK):  # read() would lose what it has when it meets a torn end
                 parser.feed(data)
                 yield from parser.take()
         if parser.open_elements() or not parser.begun:
-            raise EOFError
+            raise Damaged("", "truncated")
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    except EOFError:
+    except (Damaged, expat.ExpatError) as error:
         yield from parser.take()
-        yield Problem("truncated", f"{name}: after {parser.pages:,} pages")
-    except (Damaged, expat.ExpatError, gzip.BadGzipFile, zlib.error) as error:
-        yield from parser.take()
-        yield Problem("damaged", f"{name}: after {parser.pages:,} pages ({error})")
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        yield from parser.take()
-        yield Problem("damaged", f"{name}: after {parser.pages:,} pages ({error})")  # what bz2 says of bad data
-
-
-def _open(path: Path) -> bz2.BZ2File | gzip.GzipFile | io.BufferedReader:
-    if path.name.lower().endswith(".bz2"):
-        return bz2.BZ2File(path)  # one stream after another, as in the multistream dumps
-    return gzip.GzipFile(path) if path.name.lower().endswith(".gz") else path.open("rb")
+        where, kind = f"{name}: after {parser.pages:,} pages", getattr(error, "kind", "damaged")
+        yield Problem(kind, where if kind == "truncated" else f"{where} ({error})")
 
 
 @dataclass
