@@ -308,7 +308,7 @@ def test_a_kill_between_seeds_changes_no_byte(
 def test_the_report_shows_the_spread_and_every_item_once(tuned: tuple[Path, Outcome]) -> None:
     at, _ = tuned
     scores = {"summarization": json.loads((at / "scores.json").read_bytes())["tasks"]}
-    page = str(benchmarks(scores))
+    page = str(benchmarks(scores, {}))
     spread = scores["summarization"]["summarization"]["metrics"]["rougeL_seed_std"]
     assert "summarization: 12 items under 3 seeds" in page and f"; sd {spread:.3f}" in page and "between seeds" in page
     assert "rougeL_seed_std" not in page
