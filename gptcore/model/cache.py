@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gptcore.model.attention import causal
 from gptcore.model.gpt import GPT, Attend
-from gptcore.model.packed import PackedAttention
+from gptcore.model.packed import GroupedAttention
 from gptcore.model.tree import TreeAttention, Trunk, path_of
 
 COMMON_TOKENS = 64
@@ -85,7 +85,7 @@ class Cache:
             if self._trunk:
                 self._attend = TreeAttention([path_of(p[begin:], begin) for p in prompts], self._trunk, device)
             else:
-                self._attend = PackedAttention.of(positions)
+                self._attend = GroupedAttention(self.lengths, device)
             hidden = self.model.hidden(ids, positions + begin, attend=self._reading)
         return hidden[0, self._ends - 1]
 

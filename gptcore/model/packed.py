@@ -5,6 +5,7 @@ E examples, the longest of L tokens; the other letters: gptcore/model/gpt.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,3 +59,30 @@ class PackedAttention:
         y = causal(apart(q), apart(k), apart(v), band, self.dropout)
         packed = y.transpose(1, 2).reshape(-1, heads * width).index_select(0, self.places)
         return packed.view(rows, length, heads, width).transpose(1, 2)
+
+
+LIKE = 1.25
+"""Examples of a group are at most so many times as long as its first."""
+
+
+class GroupedAttention:
+    """The same for one packed row of examples, neighbours of like length by themselves: long ones pad no short ones."""
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        """lengths: of each example, in the row's order."""
+        groups: list[list[int]] = []
+        for length in lengths:
+            if groups and length <= LIKE * groups[-1][0]:
+                groups[-1].append(length)
+            else:
+                groups.append([length])
+        self._sizes = [sum(group) for group in groups]
+        self._attends = [
+            PackedAttention.of(torch.cat([torch.arange(length, device=device) for length in group])[None])
+            for group in groups
+        ]
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, band: int | None) -> Tensor:
+        """As `gptcore.model.attention.causal`, of (1, H, N, D)."""
+        parts = zip(self._attends, *(torch.split(x, self._sizes, dim=2) for x in (q, k, v)), strict=True)
+        return torch.cat([attend(layer, *tensors, band) for attend, *tensors in parts], dim=2)
